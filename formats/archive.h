@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// The .kvp archive: what it holds and how to read and write it. FORMAT.md has every field.
+//
+//   header 128 B | directory | sections | level 0: chunk blocks | level 1: chunk blocks | ... | trailer
+//
+// A chunk is up to `chunk_tokens` consecutive tokens of one token set; a tile is chunk x plane, at one level. A chunk
+// block holds one chunk's tiles of one level, behind a small index of them. Everything is contiguous, so offsets follow
+// from sizes: overlaps and holes cannot be expressed. Base blocks come first, so every prefix that ends with a level
+// is a usable archive.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/byte_io.h"
+#include "formats/kv_tensor.h"
+#include "formats/model_facts.h"
+
+namespace kvpack {
+
+inline constexpr uint16_t kArchiveMajor = 1;
+inline constexpr uint16_t kArchiveMinor = 0;
+inline constexpr uint32_t kDefaultChunkTokens = 256;
+
+// Limits of version 1; anything above is ErrorKind::kLimit.
+inline constexpr uint32_t kMaxLevels = 8;
+inline constexpr uint32_t kMaxChunkTokens = 4096;
+inline constexpr uint32_t kMaxTokenSets = 256;
+inline constexpr uint32_t kMaxTokensPerSet = 1u << 24;
+inline constexpr uint32_t kMaxPlanes = 1u << 14;
+inline constexpr uint64_t kMaxDirectoryBytes = 1ull << 28;
+inline constexpr uint64_t kMaxSectionBytes = 1ull << 32;  // before compression
+inline constexpr uint32_t kMaxTileBytes = 1u << 30;
+
+enum class SectionKind : uint32_t {
+  kShape = 1,       // ArchiveShape, binary
+  kIdentity = 2,    // JSON: model, source file, codec, creator
+  kTokens = 3,      // i32 token ids
+  kText = 4,        // the prompt, UTF-8
+  kContainer = 5,   // KvFile::container
+  kParameters = 6,  // codec's plane parameters, one blob per plane
+  kProfile = 7,     // an embedded .kvprofile
+};
+
+struct PlaneShape {
+  uint32_t layer = 0;
+  Side side = Side::kKey;
+  uint32_t token_set = 0;
+  int32_t rope = -1;  // index into ArchiveShape::ropes
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  DType dtype = DType::kF16;    // as stored in the source file
+  uint32_t hadamard_block = 0;  // of the source file, see BasicKvView
+
+  uint32_t channels() const { return kv_heads * head_dim; }
+  bool operator==(const PlaneShape&) const = default;
+};
+
+struct TokenSetShape {
+  uint32_t stream = 0;
+  std::vector<int32_t> positions;  // ascending
+  bool operator==(const TokenSetShape&) const = default;
+};
+
+struct ArchiveShape {
+  uint32_t chunk_tokens = kDefaultChunkTokens;
+  std::vector<TokenSetShape> token_sets;
+  std::vector<PlaneShape> planes;  // grouped by token set
+  std::vector<Rope> ropes;
+  bool operator==(const ArchiveShape&) const = default;
+};
+
+// One chunk, in directory order: token set by token set, first token ascending.
+struct ChunkShape {
+  uint32_t token_set = 0;
+  uint32_t first_token = 0;  // index into the token set
+  uint32_t tokens = 0;
+  uint32_t first_plane = 0;  // the token set's planes: [first_plane, first_plane + planes)
+  uint32_t planes = 0;
+};
+std::vector<ChunkShape> chunks_of(const ArchiveShape& shape);
+
+struct TileEntry {
+  uint32_t bytes = 0;
+  float distortion = 0;   // squared error left when decoding up to this level, in units of the codec's metric
+  uint64_t checksum = 0;  // xxh3-64 of the tile's bytes
+};
+
+struct BlockEntry {
+  uint64_t offset = 0;   // derived
+  uint32_t bytes = 0;    // index and tiles
+  float distortion = 0;  // sum over its tiles
+  uint64_t index_checksum = 0;
+};
+
+struct SectionEntry {
+  SectionKind kind = SectionKind::kShape;
+  uint64_t offset = 0;        // derived
+  uint64_t stored_bytes = 0;  // in the file (zstd unless equal to raw_bytes)
+  uint64_t raw_bytes = 0;
+  uint64_t checksum = 0;  // xxh3-64 of the stored bytes
+};
+
+struct Directory {
+  uint32_t levels = 0;
+  ArchiveShape shape;  // filled from the shape section on open
+  std::vector<SectionEntry> sections;
+  std::vector<ChunkShape> chunks;
+  std::vector<BlockEntry> blocks;  // [level][chunk]
+  const BlockEntry& block(uint32_t level, uint32_t chunk) const { return blocks[level * chunks.size() + chunk]; }
+  uint64_t level_bytes(uint32_t level) const;
+};
+
+class ArchiveWriter {
+ public:
+  ArchiveWriter(ArchiveShape shape, uint32_t levels);
+
+  // Stored in ascending order of kind; compressed with zstd where that is smaller.
+  Status set_section(SectionKind kind, Bytes raw);
+  // Every (chunk, plane of the chunk, level) exactly once, in any order; `plane` counts from 0 within the chunk.
+  Status add_tile(uint32_t chunk, uint32_t plane, uint32_t level, Bytes tile, float distortion);
+  // Writes the archive front to back without seeking (a pipe will do). Error if tiles are missing.
+  Status finish(ByteSink& sink);
+
+ private:
+  struct Tile {
+    Bytes bytes;
+    float distortion = 0;
+    bool present = false;
+  };
+  ArchiveShape shape_;
+  uint32_t levels_;
+  std::vector<ChunkShape> chunks_;
+  std::vector<std::vector<Tile>> tiles_;  // [level * chunks + chunk][plane]
+  std::map<SectionKind, Bytes> sections_;
+};
+
+class ArchiveReader {
+ public:
+  // Reads header, directory and shape (one read of 64 KiB for archives of up to 128K tokens); checks everything that
+  // can be checked without reading tiles, the trailer's position included (from the file size, not by reading it).
+  static Result<ArchiveReader> open(ByteSource& source);
+
+  const Directory& directory() const { return directory_; }
+  const ArchiveShape& shape() const { return directory_.shape; }
+  const std::string& archive_id() const { return archive_id_; }  // 32 hex digits, from the content
+  uint64_t file_bytes() const { return file_bytes_; }
+
+  bool has_section(SectionKind kind) const;
+  // Verified and decompressed.
+  Result<Bytes> section(SectionKind kind) const;
+  // The index of one block: [plane of the chunk].
+  Result<std::vector<TileEntry>> tile_index(uint32_t level, uint32_t chunk) const;
+  // One tile's bytes, verified against its checksum.
+  Result<Bytes> tile(uint32_t level, uint32_t chunk, uint32_t plane) const;
+  // All tiles of one block in one read, verified.
+  Result<std::vector<Bytes>> block_tiles(uint32_t level, uint32_t chunk) const;
+  // Reads and checks every byte of the file, trailer included.
+  Status verify() const;
+
+ private:
+  ByteSource* source_ = nullptr;
+  Directory directory_;
+  std::string archive_id_;
+  uint64_t file_bytes_ = 0;
+  Bytes head_;  // the first bytes of the file, kept from the opening read
+};
+
+}  // namespace kvpack

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where bytes come from and go to: random-access sources, sequential sinks, whole files, atomic writes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "formats/bytes.h"
+#include "formats/result.h"
+
+namespace kvpack {
+
+// Random access, e.g. a file, a buffer, an HTTP resource.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  virtual uint64_t size() const = 0;
+  // Exactly `count` bytes at `offset`; `truncated` if the source has become shorter.
+  virtual Result<Bytes> read(uint64_t offset, uint64_t count) = 0;
+  virtual std::string name() const = 0;
+};
+
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  virtual Status write(ByteSpan bytes) = 0;
+};
+
+class MemorySource : public ByteSource {
+ public:
+  explicit MemorySource(ByteSpan bytes, std::string name = "buffer") : bytes_(bytes), name_(std::move(name)) {}
+  uint64_t size() const override { return bytes_.size(); }
+  Result<Bytes> read(uint64_t offset, uint64_t count) override;
+  std::string name() const override { return name_; }
+
+ private:
+  ByteSpan bytes_;
+  std::string name_;
+};
+
+class MemorySink : public ByteSink {
+ public:
+  Status write(ByteSpan bytes) override;
+  const Bytes& bytes() const { return bytes_; }
+  Bytes take() { return std::move(bytes_); }
+
+ private:
+  Bytes bytes_;
+};
+
+// A regular file, opened read-only. Folders, devices and FIFOs are refused (io, with what was found).
+Result<std::unique_ptr<ByteSource>> open_file_source(const std::string& path);
+
+// A whole file, or standard input for "-". `limit_bytes` bounds what is read (limit).
+Result<Bytes> read_whole_file(const std::string& path, uint64_t limit_bytes = 1ull << 40);
+
+// Standard output as a sink.
+std::unique_ptr<ByteSink> stdout_sink();
+
+// A new file that appears under its name only when commit() succeeds: written to a temporary file in the same folder,
+// flushed, synced, renamed. Without commit() nothing is left behind. An existing file is kept unless `overwrite`.
+class AtomicFile : public ByteSink {
+ public:
+  static Result<std::unique_ptr<AtomicFile>> create(const std::string& path, bool overwrite);
+  ~AtomicFile() override;
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  Status write(ByteSpan bytes) override;
+  Status commit();
+
+ private:
+  AtomicFile() = default;
+  std::string path_;
+  std::string temporary_path_;
+  int fd_ = -1;
+  bool overwrite_ = false;
+};
+
+}  // namespace kvpack

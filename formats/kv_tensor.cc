@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "formats/kv_tensor.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstring>
+
+#include "formats/ggml_blocks.h"
+#include "formats/half.h"
+
+namespace kvpack {
+namespace {
+
+struct DTypeFacts {
+  DType dtype;
+  std::string_view name;
+  uint32_t block_values;
+  uint32_t block_bytes;
+};
+
+constexpr std::array<DTypeFacts, 9> kDTypes = {{
+    {DType::kF32, "f32", 1, 4},
+    {DType::kF16, "f16", 1, 2},
+    {DType::kBf16, "bf16", 1, 2},
+    {DType::kQ8_0, "q8_0", 32, 34},
+    {DType::kQ4_0, "q4_0", 32, 18},
+    {DType::kQ4_1, "q4_1", 32, 20},
+    {DType::kQ5_0, "q5_0", 32, 22},
+    {DType::kQ5_1, "q5_1", 32, 24},
+    {DType::kIq4Nl, "iq4_nl", 32, 18},
+}};
+
+const DTypeFacts& facts_of(DType dtype) {
+  for (const DTypeFacts& facts : kDTypes) {
+    if (facts.dtype == dtype) return facts;
+  }
+  assert(false && "DType out of range");
+  return kDTypes[0];
+}
+
+float load_one(const std::byte* at, DType dtype) {
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, at, sizeof half);
+  return dtype == DType::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
+void store_one(std::byte* at, DType dtype, float value) {
+  if (dtype == DType::kF32) {
+    std::memcpy(at, &value, sizeof value);
+    return;
+  }
+  const uint16_t half = dtype == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
+  std::memcpy(at, &half, sizeof half);
+}
+
+}  // namespace
+
+std::string_view dtype_name(DType dtype) { return facts_of(dtype).name; }
+uint32_t dtype_block_values(DType dtype) { return facts_of(dtype).block_values; }
+uint32_t dtype_block_bytes(DType dtype) { return facts_of(dtype).block_bytes; }
+
+bool dtype_is_known(int32_t ggml_type) {
+  for (const DTypeFacts& facts : kDTypes) {
+    if (static_cast<int32_t>(facts.dtype) == ggml_type) return true;
+  }
+  return false;
+}
+
+Result<DType> dtype_from_name(std::string_view name) {
+  std::string known;
+  for (const DTypeFacts& facts : kDTypes) {
+    if (facts.name == name) return facts.dtype;
+    known += known.empty() ? "" : ", ";
+    known += facts.name;
+  }
+  return invalid_argument(fmt::format("unknown cache type '{}'; known: {}", name, known));
+}
+
+void load_values(const KvView& view, uint32_t first, uint32_t count, float* out) {
+  const uint32_t channels = view.channels();
+  for (uint32_t token = first; token < first + count; ++token, out += channels) {
+    const std::byte* row = view.data + view.row_of(token) * view.token_stride;
+    if (dtype_is_quantized(view.dtype)) {
+      dequantize_blocks(view.dtype, row, channels, out);
+    } else {
+      float* at = out;
+      for (uint32_t head = 0; head < view.kv_heads; ++head) {
+        const std::byte* channel = row + head * view.head_stride;
+        for (uint32_t d = 0; d < view.head_dim; ++d, channel += view.channel_stride) {
+          *at++ = load_one(channel, view.dtype);
+        }
+      }
+    }
+    if (view.hadamard_block > 0) rotate_hadamard(out, channels, view.hadamard_block);
+  }
+}
+
+void store_values(const MutableKvView& view, uint32_t first, uint32_t count, const float* values) {
+  const uint32_t channels = view.channels();
+  std::vector<float> rotated(view.hadamard_block > 0 ? channels : 0);
+  for (uint32_t token = first; token < first + count; ++token, values += channels) {
+    std::byte* row = view.data + view.row_of(token) * view.token_stride;
+    const float* from = values;
+    if (view.hadamard_block > 0) {
+      std::memcpy(rotated.data(), values, channels * sizeof(float));
+      rotate_hadamard(rotated.data(), channels, view.hadamard_block);
+      from = rotated.data();
+    }
+    if (dtype_is_quantized(view.dtype)) {
+      quantize_blocks(view.dtype, from, channels, row);
+      continue;
+    }
+    for (uint32_t head = 0; head < view.kv_heads; ++head) {
+      std::byte* channel = row + head * view.head_stride;
+      for (uint32_t d = 0; d < view.head_dim; ++d, channel += view.channel_stride) {
+        store_one(channel, view.dtype, *from++);
+      }
+    }
+  }
+}
+
+void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out) {
+  const uint64_t row_bytes = view.packed_row_bytes();
+  const uint64_t element_bytes = dtype_block_bytes(view.dtype);
+  for (uint32_t token = first; token < first + count; ++token, out += row_bytes) {
+    const std::byte* row = view.data + view.row_of(token) * view.token_stride;
+    if (dtype_is_quantized(view.dtype)) {
+      std::memcpy(out, row, row_bytes);
+      continue;
+    }
+    std::byte* at = out;
+    for (uint32_t head = 0; head < view.kv_heads; ++head) {
+      for (uint32_t d = 0; d < view.head_dim; ++d, at += element_bytes) {
+        std::memcpy(at, row + head * view.head_stride + d * view.channel_stride, element_bytes);
+      }
+    }
+  }
+}
+
+void store_raw(const MutableKvView& view, uint32_t first, uint32_t count, const std::byte* bytes) {
+  const uint64_t row_bytes = view.packed_row_bytes();
+  const uint64_t element_bytes = dtype_block_bytes(view.dtype);
+  for (uint32_t token = first; token < first + count; ++token, bytes += row_bytes) {
+    std::byte* row = view.data + view.row_of(token) * view.token_stride;
+    if (dtype_is_quantized(view.dtype)) {
+      std::memcpy(row, bytes, row_bytes);
+      continue;
+    }
+    const std::byte* at = bytes;
+    for (uint32_t head = 0; head < view.kv_heads; ++head) {
+      for (uint32_t d = 0; d < view.head_dim; ++d, at += element_bytes) {
+        std::memcpy(row + head * view.head_stride + d * view.channel_stride, at, element_bytes);
+      }
+    }
+  }
+}
+
+uint64_t KvTensor::values() const {
+  uint64_t total = 0;
+  for (const KvPlane& plane : planes) total += uint64_t{plane.view.tokens} * plane.view.channels();
+  return total;
+}
+
+uint64_t KvTensor::raw_bytes() const {
+  uint64_t total = 0;
+  for (const KvPlane& plane : planes) total += plane.view.tokens * plane.view.packed_row_bytes();
+  return total;
+}
+
+}  // namespace kvpack
