@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole context: KvFile -> .kvp archive -> KvTensor or the same file again. Everything between is in the other files
+// of this folder; this one only walks the chunks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/archive.h"
+#include "formats/kv_file.h"
+#include "formats/model_facts.h"
+
+namespace kvpack {
+
+enum class Quality : uint8_t { kLossless, kHigh, kMedium, kLow };
+std::string_view quality_name(Quality quality);
+Result<Quality> quality_from_name(std::string_view name);
+
+// Which transforms the encoder may use; kAuto measures the cost of each per (layer, side).
+enum class TransformChoice : uint8_t { kAuto, kNone, kHadamard, kKlt };
+Result<TransformChoice> transform_from_name(std::string_view name);
+
+// done and total in tiles (of one pass; `pass` counts from 1 when a search repeats the encode).
+using ProgressFn = std::function<void(uint64_t done, uint64_t total, const std::string& phase)>;
+
+struct EncodeOptions {
+  Quality quality = Quality::kMedium;
+  // At most one of these; each searches the step and overrides `quality`.
+  std::optional<double> bits_per_value;  // all bytes of the archive counted
+  std::optional<double> ratio;           // stored bytes of the values / archive bytes
+  std::optional<double> max_error;       // largest absolute error of any value, after rounding to the stored type
+  TransformChoice transform = TransformChoice::kAuto;
+  uint32_t low_rank = 0;  // rank of the low-rank part per tile (0: none)
+  uint32_t chunk_tokens = kDefaultChunkTokens;
+  // [plane of tensor][token * kv_heads + head] relative token weights; empty: all equal (no token classes).
+  std::vector<std::vector<float>> token_weights;
+  std::string text;     // the prompt, stored when not empty
+  std::string creator;  // "kvpack 0.1.0"
+  ProgressFn progress;
+};
+
+struct LevelReport {
+  uint64_t bytes = 0;             // this level's blocks
+  uint64_t cumulative_bytes = 0;  // the archive up to and including this level (without the trailer's copy)
+  double bits_per_value = 0;      // 8 x cumulative / values
+  double relative_error = 0;      // sqrt(squared error / squared values), over all planes
+};
+
+struct EncodeReport {
+  uint64_t input_bytes = 0;  // of the source file
+  uint64_t archive_bytes = 0;
+  uint64_t values = 0;
+  uint64_t value_bytes = 0;   // as stored in the source
+  double bits_per_value = 0;  // 8 x archive_bytes / values
+  double ratio = 0;           // input_bytes / archive_bytes
+  double max_error = 0;
+  uint64_t sinks = 0;       // tokens kept exactly
+  uint64_t non_finite = 0;  // NaN and infinities kept exactly
+  uint64_t raw_tiles = 0;
+  uint32_t passes = 1;
+  std::vector<LevelReport> levels;
+  std::vector<std::string> notes;  // e.g. "no model given: keys kept as they are, the archive is larger"
+};
+
+// Encodes `file` into `sink`. `facts` may be null. Errors: invalid_argument (options), unsupported, io.
+Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options,
+                                    ByteSink& sink);
+
+struct IndexRange {
+  uint32_t begin = 0;
+  uint32_t end = UINT32_MAX;  // exclusive
+};
+
+struct DecodeOptions {
+  std::optional<uint32_t> level;  // highest level to use; unset: all
+  IndexRange positions;           // tokens whose position lies in the range
+  IndexRange layers;
+  ProgressFn progress;
+};
+
+// What the identity section says (FORMAT.md, "Identity").
+struct ArchiveIdentity {
+  std::string creator;
+  std::string model_name;
+  std::string model_architecture;
+  std::string model_fingerprint;  // "" when no model was given
+  KvFileFormat source_format = KvFileFormat::kLlamaState;
+  std::string source_description;
+  std::string source_module;
+  uint64_t source_bytes = 0;
+  std::string assumptions;
+  std::string quality;  // "lossless", "high", "medium", "low", or "bits 2.5", ...
+  bool lossless = false;
+  bool has_opaque_state = false;
+  bool hadamard_rotated = true;
+  double squared_values = 0;         // sum of squares of all values, for relative errors
+  std::vector<double> level_errors;  // relative error per level
+  uint32_t sliding_window = 0;
+  std::vector<std::string> notes;
+};
+Result<ArchiveIdentity> read_identity(const ArchiveReader& reader);
+Result<std::vector<int32_t>> read_tokens(const ArchiveReader& reader);
+
+// The original file again: to the byte if lossless, else the same layout with the decoded values.
+Result<Bytes> restore_file(const ArchiveReader& reader, const DecodeOptions& options);
+
+// The selected tokens and layers as contiguous rows in the planes' own dtype (quantized types: f16, un-rotated),
+// positions kept; `tokens` receives the token ids of the selected positions where the archive has them.
+Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions& options, std::vector<int32_t>* tokens);
+
+}  // namespace kvpack
