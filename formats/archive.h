@@ -30,10 +30,16 @@ inline constexpr uint32_t kMaxLevels = 8;
 inline constexpr uint32_t kMaxChunkTokens = 4096;
 inline constexpr uint32_t kMaxTokenSets = 256;
 inline constexpr uint32_t kMaxTokensPerSet = 1u << 24;
+inline constexpr uint64_t kMaxTokens = 1ull << 26;  // over all token sets
 inline constexpr uint32_t kMaxPlanes = 1u << 14;
 inline constexpr uint64_t kMaxDirectoryBytes = 1ull << 28;
 inline constexpr uint64_t kMaxSectionBytes = 1ull << 32;  // before compression
 inline constexpr uint32_t kMaxTileBytes = 1u << 30;
+inline constexpr uint32_t kMaxSections = 64;
+inline constexpr uint32_t kMaxRopes = 256;
+
+// What `open` reads first. An archive whose directory and shape end within it opens with one read.
+inline constexpr uint64_t kOpeningBytes = 64 * 1024;
 
 enum class SectionKind : uint32_t {
   kShape = 1,       // ArchiveShape, binary
@@ -114,11 +120,14 @@ struct Directory {
   uint64_t level_bytes(uint32_t level) const;
 };
 
+std::string section_name(SectionKind kind);  // "identity", "section 9", ...
+
 class ArchiveWriter {
  public:
   ArchiveWriter(ArchiveShape shape, uint32_t levels);
 
-  // Stored in ascending order of kind; compressed with zstd where that is smaller.
+  // Stored in ascending order of kind; compressed with zstd where that is smaller; an empty one is omitted. The shape
+  // is not set this way.
   Status set_section(SectionKind kind, Bytes raw);
   // Every (chunk, plane of the chunk, level) exactly once, in any order; `plane` counts from 0 within the chunk.
   Status add_tile(uint32_t chunk, uint32_t plane, uint32_t level, Bytes tile, float distortion);
@@ -133,15 +142,18 @@ class ArchiveWriter {
   };
   ArchiveShape shape_;
   uint32_t levels_;
+  Status shape_status_;  // of the constructor's arguments; every call returns it
   std::vector<ChunkShape> chunks_;
-  std::vector<std::vector<Tile>> tiles_;  // [level * chunks + chunk][plane]
-  std::map<SectionKind, Bytes> sections_;
+  std::vector<std::vector<Tile>> tiles_;   // [level * chunks + chunk][plane]
+  std::map<SectionKind, Bytes> sections_;  // not compressed
 };
 
 class ArchiveReader {
  public:
   // Reads header, directory and shape (one read of 64 KiB for archives of up to 128K tokens); checks everything that
   // can be checked without reading tiles, the trailer's position included (from the file size, not by reading it).
+  // `source` must outlive the reader. Errors: not_kvpack, unsupported (unknown version or required feature), corrupt,
+  // truncated, limit, and the source's own.
   static Result<ArchiveReader> open(ByteSource& source);
 
   const Directory& directory() const { return directory_; }
@@ -158,10 +170,15 @@ class ArchiveReader {
   Result<Bytes> tile(uint32_t level, uint32_t chunk, uint32_t plane) const;
   // All tiles of one block in one read, verified.
   Result<std::vector<Bytes>> block_tiles(uint32_t level, uint32_t chunk) const;
-  // Reads and checks every byte of the file, trailer included.
+  // Reads and checks every byte of the file, trailer included. Also `corrupt` if the file changed since open().
   Status verify() const;
 
  private:
+  // From the kept head where it has them, else from the source.
+  Result<Bytes> fetch(uint64_t offset, uint64_t count) const;
+  Status check_block_address(uint32_t level, uint32_t chunk) const;
+  Status verify_trailer() const;
+
   ByteSource* source_ = nullptr;
   Directory directory_;
   std::string archive_id_;

@@ -59,7 +59,9 @@ Result<Bytes> read_whole_file(const std::string& path, uint64_t limit_bytes = 1u
 std::unique_ptr<ByteSink> stdout_sink();
 
 // A new file that appears under its name only when commit() succeeds: written to a temporary file in the same folder,
-// flushed, synced, renamed. Without commit() nothing is left behind. An existing file is kept unless `overwrite`.
+// synced, renamed. Without commit(), or after a failed write, nothing is left behind. An existing file is kept unless
+// `overwrite`, even one that appears between create() and commit(). A symbolic link to a file is followed; a folder,
+// device, FIFO or socket under the name is an io error.
 class AtomicFile : public ByteSink {
  public:
   static Result<std::unique_ptr<AtomicFile>> create(const std::string& path, bool overwrite);
@@ -74,8 +76,15 @@ class AtomicFile : public ByteSink {
   AtomicFile() = default;
   std::string path_;
   std::string temporary_path_;
+  std::string folder_;
   int fd_ = -1;
+  int signal_slot_ = -1;  // in the table that remove_temporary_files_on_signal() reads
   bool overwrite_ = false;
+  bool failed_ = false;
 };
+
+// From now on SIGINT, SIGTERM and SIGHUP remove the temporary files of all AtomicFiles (the first 64 open at a time)
+// before they end the process as they would have. A signal that is ignored (nohup) stays ignored. Call once, from main.
+void remove_temporary_files_on_signal();
 
 }  // namespace kvpack

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading: memory, regular files, standard input. Writing is in atomic_file.cc.
+#include "formats/byte_io.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "formats/file_descriptor.h"
+
+namespace kvpack {
+namespace {
+
+// Reads until `count` bytes or the end; the number read.
+Result<uint64_t> read_up_to(int fd, const std::string& name, MutableByteSpan out) {
+  uint64_t done = 0;
+  while (done < out.size()) {
+    const ssize_t got = ::read(fd, out.data() + done, std::min<uint64_t>(out.size() - done, kMaxTransferBytes));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_error(name, "cannot read", errno);
+    if (got == 0) break;
+    done += static_cast<uint64_t>(got);
+  }
+  return done;
+}
+
+struct OpenFile {
+  FileDescriptor fd;
+  uint64_t size = 0;
+};
+
+Result<OpenFile> open_regular_file(const std::string& path) {
+  // stat before open: opening a FIFO would wait for a writer, and opening a device may act on it.
+  struct stat info;
+  if (::stat(path.c_str(), &info) != 0) return system_error(path, "cannot open", errno);
+  if (!S_ISREG(info.st_mode)) {
+    return io_error(fmt::format("{}: is {}, expected a regular file", path, file_type_name(info.st_mode)));
+  }
+  OpenFile file;
+  file.fd = FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.fd.get() < 0) return system_error(path, "cannot open", errno);
+  if (::fstat(file.fd.get(), &info) != 0) return system_error(path, "cannot stat", errno);
+  if (!S_ISREG(info.st_mode)) {  // swapped between the two calls
+    return io_error(fmt::format("{}: is {}, expected a regular file", path, file_type_name(info.st_mode)));
+  }
+  file.size = static_cast<uint64_t>(info.st_size);
+  return file;
+}
+
+class FileSource : public ByteSource {
+ public:
+  FileSource(OpenFile file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
+  uint64_t size() const override { return file_.size; }
+  std::string name() const override { return path_; }
+
+  Result<Bytes> read(uint64_t offset, uint64_t count) override {
+    if (offset > file_.size || count > file_.size - offset) {
+      return truncated(
+          fmt::format("{}: {} bytes at offset {} asked for, the file has {}", path_, count, offset, file_.size));
+    }
+    Bytes bytes(count);
+    uint64_t done = 0;
+    while (done < count) {
+      const ssize_t got = ::pread(file_.fd.get(), bytes.data() + done,
+                                  std::min<uint64_t>(count - done, kMaxTransferBytes), off_t(offset + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return system_error(path_, fmt::format("cannot read at offset {}", offset + done), errno);
+      if (got == 0) {
+        return truncated(fmt::format("{}: ends at offset {}, was {} bytes long when opened: it shrank while being read",
+                                     path_, offset + done, file_.size));
+      }
+      done += static_cast<uint64_t>(got);
+    }
+    return bytes;
+  }
+
+ private:
+  OpenFile file_;
+  std::string path_;
+};
+
+Result<Bytes> read_stream(int fd, const std::string& name, uint64_t limit_bytes) {
+  constexpr uint64_t kFirstBytes = 1 << 16;
+  Bytes bytes;
+  uint64_t done = 0;
+  for (;;) {
+    // One byte more than the limit, so that reaching it and exceeding it can be told apart.
+    const uint64_t ceiling = limit_bytes == UINT64_MAX ? limit_bytes : limit_bytes + 1;
+    bytes.resize(std::min(ceiling, std::max(kFirstBytes, 2 * done)));
+    KVPACK_ASSIGN_OR_RETURN(const uint64_t got, read_up_to(fd, name, MutableByteSpan(bytes).subspan(done)));
+    done += got;
+    if (done > limit_bytes) return limit_exceeded(fmt::format("{}: more than {} bytes", name, limit_bytes));
+    if (done < bytes.size()) break;
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+}  // namespace
+
+Result<Bytes> MemorySource::read(uint64_t offset, uint64_t count) {
+  if (offset > bytes_.size() || count > bytes_.size() - offset) {
+    return truncated(
+        fmt::format("{}: {} bytes at offset {} asked for, it has {}", name_, count, offset, bytes_.size()));
+  }
+  const ByteSpan view = bytes_.subspan(offset, count);
+  return Bytes(view.begin(), view.end());
+}
+
+Status MemorySink::write(ByteSpan bytes) {
+  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  return {};
+}
+
+Result<std::unique_ptr<ByteSource>> open_file_source(const std::string& path) {
+  KVPACK_ASSIGN_OR_RETURN(OpenFile file, open_regular_file(path));
+  return std::unique_ptr<ByteSource>(std::make_unique<FileSource>(std::move(file), path));
+}
+
+Result<Bytes> read_whole_file(const std::string& path, uint64_t limit_bytes) {
+  if (path == "-") return read_stream(STDIN_FILENO, "standard input", limit_bytes);
+  KVPACK_ASSIGN_OR_RETURN(const OpenFile file, open_regular_file(path));
+  if (file.size > limit_bytes) {
+    return limit_exceeded(fmt::format("{}: {} bytes, at most {} are read", path, file.size, limit_bytes));
+  }
+  Bytes bytes(file.size);
+  KVPACK_ASSIGN_OR_RETURN(const uint64_t got, read_up_to(file.fd.get(), path, bytes));
+  std::byte extra;
+  KVPACK_ASSIGN_OR_RETURN(const uint64_t beyond, read_up_to(file.fd.get(), path, MutableByteSpan(&extra, 1)));
+  if (got != file.size || beyond != 0) {
+    return truncated(fmt::format("{}: {} bytes long when opened, {} when read: it changed meanwhile", path, file.size,
+                                 beyond != 0 ? "longer" : fmt::format("{}", got)));
+  }
+  return bytes;
+}
+
+}  // namespace kvpack
