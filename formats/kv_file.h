@@ -35,6 +35,9 @@ struct KvFile {
 struct KvReadOptions {
   const ModelFacts* facts = nullptr;  // null: heads unknown, one head as wide as the row; no RoPE
   bool hadamard_rotated = true;       // quantized llama.cpp caches are rotated unless LLAMA_ATTN_ROT_DISABLE was set
+  // open_container: the largest file that a container may ask for (limit). A container is small and comes from
+  // strangers; pass the size that the archive's own shape implies where it is known.
+  uint64_t max_image_bytes = 1ull << 36;
 };
 
 // Recognises the format by content. Errors: unsupported (unknown version or module: named), corrupt, truncated,
@@ -66,6 +69,9 @@ struct LlamaLayout {
 // Writers from values (contiguous f32/f16/... planes with any strides). `container` may be empty (other source format).
 Result<Bytes> write_llama_state(const KvTensor& tensor, const std::vector<int32_t>& tokens, ByteSpan container,
                                 const LlamaLayout& layout);
+// Whether write_llama_state would add a guard cell: a sequence file with a complete sliding window that does not reach
+// back to the first two positions and has no guard cell yet.
+bool swa_guard_cell_possible(const KvTensor& tensor, ByteSpan container);
 Result<Bytes> write_safetensors(const KvTensor& tensor, const std::vector<int32_t>& tokens, std::optional<DType> dtype);
 Result<Bytes> write_npy(const KvTensor& tensor, std::optional<DType> dtype);
 
