@@ -37,8 +37,10 @@ struct EncodeOptions {
   uint32_t chunk_tokens = kDefaultChunkTokens;
   // [plane of tensor][token * kv_heads + head] relative token weights; empty: all equal (no token classes).
   std::vector<std::vector<float>> token_weights;
-  std::string text;     // the prompt, stored when not empty
-  std::string creator;  // "kvpack 0.1.0"
+  bool hadamard_rotated = true;  // what KvReadOptions said; recorded
+  std::string text;              // the prompt, stored when not empty
+  std::string creator;           // "kvpack 0.1.0"
+  unsigned threads = 0;          // 0: one per core; the archive is the same for every number
   ProgressFn progress;
 };
 
@@ -78,6 +80,7 @@ struct DecodeOptions {
   std::optional<uint32_t> level;  // highest level to use; unset: all
   IndexRange positions;           // tokens whose position lies in the range
   IndexRange layers;
+  unsigned threads = 0;  // 0: one per core
   ProgressFn progress;
 };
 

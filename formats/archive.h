@@ -144,7 +144,7 @@ class ArchiveWriter {
   uint32_t levels_;
   Status shape_status_;  // of the constructor's arguments; every call returns it
   std::vector<ChunkShape> chunks_;
-  std::vector<std::vector<Tile>> tiles_;  // [level * chunks + chunk][plane]
+  std::vector<std::vector<Tile>> tiles_;   // [level * chunks + chunk][plane]
   std::map<SectionKind, Bytes> sections_;  // not compressed
 };
 

@@ -9,6 +9,7 @@
 // or no KV at all (it then has no plane).
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -96,6 +97,19 @@ BasicKvView<Byte> make_row_view(Byte* data, DType dtype, uint32_t tokens, uint32
   view.channel_stride = element_bytes;
   view.head_stride = element_bytes * head_dim;
   view.token_stride = view.packed_row_bytes();
+  return view;
+}
+
+// The same view from token `first` on.
+template <typename Byte>
+BasicKvView<Byte> slice_tokens(BasicKvView<Byte> view, uint32_t first, uint32_t count) {
+  assert(first + count <= view.tokens);
+  if (view.row_of_token != nullptr) {
+    view.row_of_token += first;
+  } else {
+    view.data += first * view.token_stride;
+  }
+  view.tokens = count;
   return view;
 }
 

@@ -98,17 +98,18 @@ inline Error io_error(std::string message) { return {ErrorKind::kIo, std::move(m
 
 }  // namespace kvpack
 
-// Returns the error of `expr` (a Status or Result) from the enclosing function.
-#define KVPACK_RETURN_IF_ERROR(expr) \
-  do {                               \
-    auto kvpack_status_ = (expr);    \
-    if (!kvpack_status_.ok()) {      \
-      return kvpack_status_.error(); \
-    }                                \
-  } while (false)
-
 #define KVPACK_CONCAT_INNER(a, b) a##b
 #define KVPACK_CONCAT(a, b) KVPACK_CONCAT_INNER(a, b)
+// Returns the error of `expr` (a Status or Result) from the enclosing function.
+#define KVPACK_RETURN_IF_ERROR_IMPL(temporary, expr) \
+  do {                                               \
+    auto temporary = (expr);                         \
+    if (!temporary.ok()) {                           \
+      return temporary.error();                      \
+    }                                                \
+  } while (false)
+#define KVPACK_RETURN_IF_ERROR(expr) KVPACK_RETURN_IF_ERROR_IMPL(KVPACK_CONCAT(kvpack_status_, __LINE__), expr)
+
 #define KVPACK_ASSIGN_OR_RETURN_IMPL(temporary, target, expr) \
   auto temporary = (expr);                                    \
   if (!temporary.ok()) {                                      \

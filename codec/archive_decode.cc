@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// .kvp -> the same file, or the selected tokens and layers as a KvTensor.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "codec/archive_codec.h"
+#include "codec/parallel.h"
+#include "codec/plane_parameters.h"
+#include "codec/tile.h"
+
+namespace kvpack {
+namespace {
+
+Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader) {
+  const ArchiveShape& shape = reader.shape();
+  std::vector<PlaneParameters> all;
+  if (shape.planes.empty()) return all;
+  KVPACK_ASSIGN_OR_RETURN(Bytes section, reader.section(SectionKind::kParameters));
+  ByteReader in(section);
+  for (size_t p = 0; p < shape.planes.size(); ++p) {
+    KVPACK_ASSIGN_OR_RETURN(uint64_t bytes, in.read_varint("plane parameters size"));
+    KVPACK_ASSIGN_OR_RETURN(ByteSpan blob, in.take(bytes, "plane parameters"));
+    Result<PlaneParameters> parameters = read_plane_parameters(blob, shape.planes[p]);
+    if (!parameters.ok()) return parameters.error().within(fmt::format("parameters of plane {}", p));
+    if (!parameters->lossless && parameters->levels != reader.directory().levels) {
+      return corrupt(
+          fmt::format("plane {} has {} levels, the archive {}", p, parameters->levels, reader.directory().levels));
+    }
+    all.push_back(std::move(parameters).value());
+  }
+  if (!in.at_end()) return corrupt(fmt::format("{} bytes after the plane parameters", in.remaining()));
+  return all;
+}
+
+Result<uint32_t> levels_to_decode(const ArchiveReader& reader, const DecodeOptions& options) {
+  const uint32_t levels = reader.directory().levels;
+  if (!options.level) return levels;
+  if (*options.level >= levels) {
+    return invalid_argument(
+        fmt::format("level {} was asked for, the archive has levels 0 to {}", *options.level, levels - 1));
+  }
+  return *options.level + 1;
+}
+
+// One chunk's tiles of all wanted levels.
+struct ChunkTiles {
+  std::vector<std::vector<Bytes>> levels;  // [level][plane of the chunk]
+  std::vector<ByteSpan> of_plane(uint32_t plane) const {
+    std::vector<ByteSpan> tiles;
+    for (const auto& level : levels) tiles.emplace_back(level[plane]);
+    return tiles;
+  }
+};
+
+// `wanted` planes of the chunk: all in one read per level, or each on its own.
+Result<ChunkTiles> read_chunk(const ArchiveReader& reader, uint32_t chunk, uint32_t levels,
+                              const std::vector<bool>& wanted) {
+  ChunkTiles tiles;
+  const bool all = std::all_of(wanted.begin(), wanted.end(), [](bool w) { return w; });
+  for (uint32_t level = 0; level < levels; ++level) {
+    if (all) {
+      KVPACK_ASSIGN_OR_RETURN(std::vector<Bytes> of_level, reader.block_tiles(level, chunk));
+      tiles.levels.push_back(std::move(of_level));
+      continue;
+    }
+    std::vector<Bytes> of_level(wanted.size());
+    for (uint32_t p = 0; p < wanted.size(); ++p) {
+      if (!wanted[p]) continue;
+      KVPACK_ASSIGN_OR_RETURN(of_level[p], reader.tile(level, chunk, p));
+    }
+    tiles.levels.push_back(std::move(of_level));
+  }
+  return tiles;
+}
+
+// Where a chunk's decoded rows go. Called for every wanted tile, from several threads.
+using TileSink = std::function<Status(const ChunkShape& chunk, uint32_t plane, const TileContext& context,
+                                      std::span<const ByteSpan> levels)>;
+
+// Walks the chunks; `wanted` decides by chunk and plane.
+Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
+                     const std::function<bool(const ChunkShape&, const PlaneShape&)>& wanted, const TileSink& sink) {
+  KVPACK_ASSIGN_OR_RETURN(uint32_t levels, levels_to_decode(reader, options));
+  KVPACK_ASSIGN_OR_RETURN(std::vector<PlaneParameters> parameters, read_all_parameters(reader));
+  const ArchiveShape& shape = reader.shape();
+  const std::vector<ChunkShape>& chunks = reader.directory().chunks;
+  for (uint32_t c = 0; c < chunks.size(); ++c) {
+    const ChunkShape& chunk = chunks[c];
+    std::vector<bool> planes;
+    for (uint32_t p = 0; p < chunk.planes; ++p) planes.push_back(wanted(chunk, shape.planes[chunk.first_plane + p]));
+    if (std::none_of(planes.begin(), planes.end(), [](bool w) { return w; })) continue;
+    KVPACK_ASSIGN_OR_RETURN(ChunkTiles tiles, read_chunk(reader, c, levels, planes));
+    const auto positions =
+        std::span(shape.token_sets[chunk.token_set].positions).subspan(chunk.first_token, chunk.tokens);
+    std::vector<Status> statuses(chunk.planes);
+    parallel_for(chunk.planes, options.threads, [&](uint64_t p) {
+      if (!planes[p]) return;
+      const uint32_t plane = chunk.first_plane + static_cast<uint32_t>(p);
+      const PlaneShape& plane_shape = shape.planes[plane];
+      const Rope* rope = plane_shape.rope >= 0 ? &shape.ropes[static_cast<size_t>(plane_shape.rope)] : nullptr;
+      const TileContext context{plane_shape, parameters[plane], rope, positions};
+      statuses[p] = sink(chunk, plane, context, tiles.of_plane(static_cast<uint32_t>(p)));
+    });
+    for (uint32_t p = 0; p < chunk.planes; ++p) {
+      const PlaneShape& at = shape.planes[chunk.first_plane + p];
+      if (!statuses[p].ok()) {
+        return statuses[p].error().within(fmt::format("chunk {}, layer {} {}", c, at.layer, side_name(at.side)));
+      }
+    }
+    if (options.progress) options.progress(c + 1, chunks.size(), "decoding");
+  }
+  return {};
+}
+
+// The image's planes come from the container; the archive's shape must describe the same ones.
+Status match_image(const ArchiveShape& shape, KvFileImage& image) {
+  if (image.planes.size() != shape.planes.size()) {
+    return corrupt(fmt::format("the container has {} planes, the shape {}", image.planes.size(), shape.planes.size()));
+  }
+  for (size_t p = 0; p < shape.planes.size(); ++p) {
+    const PlaneShape& plane = shape.planes[p];
+    MutableKvView& view = image.planes[p];
+    const size_t tokens = shape.token_sets[plane.token_set].positions.size();
+    if (view.tokens != tokens || view.channels() != plane.channels() || view.dtype != plane.dtype) {
+      return corrupt(fmt::format("plane {}: the container has {} tokens x {} {} values, the shape {} x {} {}", p,
+                                 view.tokens, view.channels(), dtype_name(view.dtype), tokens, plane.channels(),
+                                 dtype_name(plane.dtype)));
+    }
+    if (view.head_dim == plane.head_dim) continue;
+    // A container without model facts sees one head as wide as the row: split it as the shape says.
+    if (view.kv_heads != 1)
+      return corrupt(fmt::format("plane {}: heads of {} and {} channels", p, view.head_dim, plane.head_dim));
+    view.kv_heads = plane.kv_heads;
+    view.head_dim = plane.head_dim;
+    view.head_stride = plane.head_dim * view.channel_stride;
+  }
+  return {};
+}
+
+DType decoded_type(DType source) { return dtype_is_quantized(source) ? DType::kF16 : source; }
+
+// Which tokens of which set are selected, and where they go.
+struct Selection {
+  std::vector<std::vector<uint32_t>> tokens;  // [token set] selected tokens, ascending
+  std::vector<int32_t> set_of;                // [token set] index in the result, -1 if nothing is selected
+};
+
+Selection select_tokens(const ArchiveShape& shape, const IndexRange& positions) {
+  Selection selection;
+  int32_t next = 0;
+  for (const TokenSetShape& set : shape.token_sets) {
+    std::vector<uint32_t> chosen;
+    for (uint32_t t = 0; t < set.positions.size(); ++t) {
+      const int32_t position = set.positions[t];
+      if (position >= 0 && static_cast<uint32_t>(position) >= positions.begin &&
+          static_cast<uint32_t>(position) < positions.end) {
+        chosen.push_back(t);
+      }
+    }
+    selection.set_of.push_back(chosen.empty() ? -1 : next++);
+    selection.tokens.push_back(std::move(chosen));
+  }
+  return selection;
+}
+
+}  // namespace
+
+Result<std::vector<int32_t>> read_tokens(const ArchiveReader& reader) {
+  std::vector<int32_t> tokens;
+  if (!reader.has_section(SectionKind::kTokens)) return tokens;
+  KVPACK_ASSIGN_OR_RETURN(Bytes raw, reader.section(SectionKind::kTokens));
+  if (raw.size() % sizeof(int32_t) != 0) return corrupt(fmt::format("token section has {} bytes", raw.size()));
+  tokens.resize(raw.size() / sizeof(int32_t));
+  std::memcpy(tokens.data(), raw.data(), raw.size());
+  return tokens;
+}
+
+Result<Bytes> restore_file(const ArchiveReader& reader, const DecodeOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(ArchiveIdentity identity, read_identity(reader));
+  if (!reader.has_section(SectionKind::kContainer)) return corrupt("the archive has no container section");
+  KVPACK_ASSIGN_OR_RETURN(Bytes container, reader.section(SectionKind::kContainer));
+  KvReadOptions read_options;
+  read_options.hadamard_rotated = identity.hadamard_rotated;
+  KVPACK_ASSIGN_OR_RETURN(KvFileImage image, open_container(identity.source_format, container, read_options));
+  const ArchiveShape& shape = reader.shape();
+  KVPACK_RETURN_IF_ERROR(match_image(shape, image));
+  for (size_t p = 0; p < shape.planes.size(); ++p) image.planes[p].hadamard_block = shape.planes[p].hadamard_block;
+  const auto everything = [](const ChunkShape&, const PlaneShape&) { return true; };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(
+      reader, options, everything,
+      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context, std::span<const ByteSpan> levels) {
+        return decode_tile(context, levels, slice_tokens(image.planes[plane], chunk.first_token, chunk.tokens));
+      }));
+  return std::move(*image.bytes);
+}
+
+Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions& options,
+                               std::vector<int32_t>* tokens) {
+  const ArchiveShape& shape = reader.shape();
+  const Selection selection = select_tokens(shape, options.positions);
+  const auto plane_wanted = [&](const PlaneShape& plane) {
+    return plane.layer >= options.layers.begin && plane.layer < options.layers.end &&
+           selection.set_of[plane.token_set] >= 0;
+  };
+  KvTensor tensor;
+  for (size_t s = 0; s < shape.token_sets.size(); ++s) {
+    if (selection.set_of[s] < 0) continue;
+    TokenSet set;
+    set.stream = shape.token_sets[s].stream;
+    for (const uint32_t t : selection.tokens[s]) set.positions.push_back(shape.token_sets[s].positions[t]);
+    tensor.token_sets.push_back(std::move(set));
+  }
+  // First the sizes, then one buffer for all planes.
+  std::vector<int32_t> plane_index(shape.planes.size(), -1);
+  std::vector<uint64_t> offsets;
+  uint64_t total_bytes = 0;
+  for (size_t p = 0; p < shape.planes.size(); ++p) {
+    const PlaneShape& plane = shape.planes[p];
+    if (!plane_wanted(plane)) continue;
+    const uint32_t count = static_cast<uint32_t>(selection.tokens[plane.token_set].size());
+    plane_index[p] = static_cast<int32_t>(tensor.planes.size());
+    offsets.push_back(total_bytes);
+    total_bytes += uint64_t{count} * plane.channels() * dtype_block_bytes(decoded_type(plane.dtype));
+    tensor.planes.push_back(
+        {plane.layer, plane.side, static_cast<uint32_t>(selection.set_of[plane.token_set]), plane.rope, {}});
+  }
+  if (tensor.planes.empty()) {
+    return invalid_argument("no token or layer of the archive lies in the ranges that were asked for");
+  }
+  auto storage = std::make_shared<Bytes>(total_bytes);
+  std::vector<MutableKvView> views;
+  for (size_t p = 0; p < shape.planes.size(); ++p) {
+    if (plane_index[p] < 0) continue;
+    const PlaneShape& plane = shape.planes[p];
+    views.push_back(make_row_view<std::byte>(storage->data() + offsets[views.size()], decoded_type(plane.dtype),
+                                             static_cast<uint32_t>(selection.tokens[plane.token_set].size()),
+                                             plane.kv_heads, plane.head_dim));
+    tensor.planes[static_cast<size_t>(plane_index[p])].view = views.back();
+  }
+  tensor.storage = storage;
+
+  const auto tile_wanted = [&](const ChunkShape& chunk, const PlaneShape& plane) {
+    if (!plane_wanted(plane)) return false;
+    const auto& chosen = selection.tokens[chunk.token_set];
+    const auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
+    return at != chosen.end() && *at < chunk.first_token + chunk.tokens;
+  };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(
+      reader, options, tile_wanted,
+      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context,
+          std::span<const ByteSpan> levels) -> Status {
+        const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
+        Bytes scratch(chunk.tokens * out.packed_row_bytes());
+        const auto rows = make_row_view<std::byte>(scratch.data(), out.dtype, chunk.tokens, out.kv_heads, out.head_dim);
+        KVPACK_RETURN_IF_ERROR(decode_tile(context, levels, rows));
+        const auto& chosen = selection.tokens[chunk.token_set];
+        auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
+        for (; at != chosen.end() && *at < chunk.first_token + chunk.tokens; ++at) {
+          store_raw(out, static_cast<uint32_t>(at - chosen.begin()), 1,
+                    scratch.data() + (*at - chunk.first_token) * out.packed_row_bytes());
+        }
+        return {};
+      }));
+
+  if (tokens != nullptr) {
+    tokens->clear();
+    KVPACK_ASSIGN_OR_RETURN(std::vector<int32_t> all, read_tokens(reader));
+    for (uint64_t i = options.positions.begin; i < std::min<uint64_t>(all.size(), options.positions.end); ++i) {
+      tokens->push_back(all[i]);
+    }
+  }
+  return tensor;
+}
+
+}  // namespace kvpack

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+// KvFile -> .kvp: measure every plane once, choose parameters for a step, encode the tiles, search the step if a rate
+// or an error was asked for.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "codec/archive_codec.h"
+#include "codec/identity.h"
+#include "codec/outliers.h"
+#include "codec/parallel.h"
+#include "codec/parameter_choice.h"
+#include "codec/rate_control.h"
+#include "codec/tile.h"
+#include "codec/token_classes.h"
+
+namespace kvpack {
+namespace {
+
+// Bytes that go nowhere, counted.
+class CountingSink : public ByteSink {
+ public:
+  Status write(ByteSpan bytes) override {
+    count_ += bytes.size();
+    return {};
+  }
+  uint64_t count() const { return count_; }
+
+ private:
+  uint64_t count_ = 0;
+};
+
+ArchiveShape shape_of(const KvTensor& tensor, const ModelFacts* facts, uint32_t chunk_tokens) {
+  ArchiveShape shape;
+  shape.chunk_tokens = chunk_tokens;
+  for (const TokenSet& set : tensor.token_sets) shape.token_sets.push_back({set.stream, set.positions});
+  for (const KvPlane& plane : tensor.planes) {
+    shape.planes.push_back({plane.layer, plane.side, plane.token_set, plane.rope, plane.view.kv_heads,
+                            plane.view.head_dim, plane.view.dtype, plane.view.hadamard_block});
+  }
+  if (facts != nullptr) shape.ropes = facts->ropes;
+  return shape;
+}
+
+class ArchiveEncoder {
+ public:
+  ArchiveEncoder(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options)
+      : file_(file),
+        facts_(facts),
+        options_(options),
+        shape_(shape_of(file.tensor, facts, options.chunk_tokens)),
+        chunks_(chunks_of(shape_)) {}
+
+  void measure_planes();
+  uint64_t sink_count() const {
+    uint64_t count = 0;
+    for (const auto& sinks : sinks_) count += sinks.size();
+    return count;
+  }
+  // One whole encode. `quality` is the text for the identity section.
+  Status encode(const StepRule* rule, const std::string& quality, bool measure, ByteSink& sink, EncodeReport& report);
+
+ private:
+  struct TileJob {
+    uint32_t chunk = 0;
+    uint32_t plane = 0;  // of the tensor
+  };
+  const Rope* rope_of(const KvPlane& plane) const {
+    return plane.rope >= 0 ? &shape_.ropes[static_cast<size_t>(plane.rope)] : nullptr;
+  }
+  void choose_all(const StepRule* rule);
+  Result<EncodedTile> encode_job(const TileJob& job, bool measure) const;
+  std::vector<int8_t> classes_of(const TileJob& job) const;
+  Status set_sections(ArchiveWriter& writer, const std::string& quality, const EncodeReport& report) const;
+  void fill_report(const std::vector<EncodedTile>& tiles, uint32_t levels, bool measure, EncodeReport& report) const;
+  void progress(uint64_t done, uint64_t total, const std::string& phase) const {
+    if (options_.progress) options_.progress(done, total, phase);
+  }
+
+  const KvFile& file_;
+  const ModelFacts* facts_;
+  const EncodeOptions& options_;
+  ArchiveShape shape_;
+  std::vector<ChunkShape> chunks_;
+  std::vector<std::vector<uint32_t>> sinks_;  // [token set]
+  std::vector<PlaneStatistics> statistics_;   // [plane]
+  std::vector<PlaneParameters> parameters_;   // [plane]
+  double squared_values_ = 0;
+};
+
+void ArchiveEncoder::measure_planes() {
+  const auto& planes = file_.tensor.planes;
+  std::vector<std::vector<float>> norms(planes.size());
+  parallel_for(planes.size(), options_.threads, [&](uint64_t p) { norms[p] = token_norms(planes[p].view); });
+  for (uint32_t set = 0; set < shape_.token_sets.size(); ++set) {
+    std::vector<std::vector<float>> of_set;
+    for (size_t p = 0; p < planes.size(); ++p) {
+      if (planes[p].token_set == set) of_set.push_back(std::move(norms[p]));
+    }
+    sinks_.push_back(find_sinks(of_set));
+  }
+  const bool with_klt = options_.transform == TransformChoice::kAuto || options_.transform == TransformChoice::kKlt;
+  statistics_.resize(planes.size());
+  std::atomic<uint64_t> done{0};
+  parallel_for(planes.size(), options_.threads, [&](uint64_t p) {
+    const KvPlane& plane = planes[p];
+    statistics_[p] = measure_plane(plane.view, rope_of(plane), shape_.token_sets[plane.token_set].positions,
+                                   sinks_[plane.token_set], with_klt);
+    progress(++done, planes.size(), "measuring");
+  });
+}
+
+void ArchiveEncoder::choose_all(const StepRule* rule) {
+  parameters_.assign(shape_.planes.size(), {});
+  parallel_for(parameters_.size(), options_.threads, [&](uint64_t p) {
+    if (rule == nullptr) {
+      parameters_[p].lossless = true;
+    } else {
+      parameters_[p] = choose_parameters(statistics_[p], *rule, options_.transform, options_.low_rank).parameters;
+    }
+  });
+}
+
+std::vector<int8_t> ArchiveEncoder::classes_of(const TileJob& job) const {
+  if (options_.token_weights.empty() || options_.token_weights[job.plane].empty()) return {};
+  const PlaneShape& plane = shape_.planes[job.plane];
+  const ChunkShape& chunk = chunks_[job.chunk];
+  const std::vector<float>& weights = options_.token_weights[job.plane];
+  const uint32_t tokens = static_cast<uint32_t>(weights.size() / plane.kv_heads);
+  std::vector<int8_t> classes;
+  std::vector<float> of_head(tokens);
+  for (uint32_t head = 0; head < plane.kv_heads; ++head) {
+    for (uint32_t t = 0; t < tokens; ++t) of_head[t] = weights[size_t{t} * plane.kv_heads + head];
+    const std::vector<int8_t> all = classes_from_weights(of_head);
+    classes.insert(classes.end(), all.begin() + chunk.first_token, all.begin() + chunk.first_token + chunk.tokens);
+  }
+  return classes;
+}
+
+Result<EncodedTile> ArchiveEncoder::encode_job(const TileJob& job, bool measure) const {
+  const ChunkShape& chunk = chunks_[job.chunk];
+  const KvPlane& plane = file_.tensor.planes[job.plane];
+  const auto& positions = shape_.token_sets[chunk.token_set].positions;
+  const TileContext context{shape_.planes[job.plane], parameters_[job.plane], rope_of(plane),
+                            std::span(positions).subspan(chunk.first_token, chunk.tokens)};
+  std::vector<uint32_t> sinks;
+  if (!context.parameters.lossless) {
+    for (const uint32_t token : sinks_[chunk.token_set]) {
+      if (token >= chunk.first_token && token < chunk.first_token + chunk.tokens)
+        sinks.push_back(token - chunk.first_token);
+    }
+  }
+  const std::vector<int8_t> classes = classes_of(job);
+  return encode_tile(context, {plane.view, chunk.first_token, sinks, classes}, measure);
+}
+
+void ArchiveEncoder::fill_report(const std::vector<EncodedTile>& tiles, uint32_t levels, bool measure,
+                                 EncodeReport& report) const {
+  report.raw_tiles = 0;
+  report.non_finite = 0;
+  report.max_error = 0;
+  report.levels.assign(levels, {});
+  std::vector<double> squared_error(levels, 0.0);
+  double squared_values = 0;
+  for (const EncodedTile& tile : tiles) {
+    report.raw_tiles += !tile.quantized && levels > 1;
+    report.non_finite += tile.exact_values;
+    squared_values += tile.squared_values;
+    if (!measure) continue;
+    for (uint32_t level = 0; level < levels; ++level) squared_error[level] += tile.distortion[level].squared_error;
+    report.max_error = std::max(report.max_error, tile.distortion.back().max_error);
+  }
+  for (uint32_t level = 0; level < levels && squared_values > 0; ++level) {
+    report.levels[level].relative_error = std::sqrt(squared_error[level] / squared_values);
+  }
+}
+
+Status ArchiveEncoder::set_sections(ArchiveWriter& writer, const std::string& quality,
+                                    const EncodeReport& report) const {
+  ArchiveIdentity identity;
+  identity.creator = options_.creator;
+  if (facts_ != nullptr) {
+    identity.model_name = facts_->name;
+    identity.model_architecture = facts_->architecture;
+    identity.model_fingerprint = facts_->fingerprint;
+    identity.sliding_window = facts_->sliding_window;
+  }
+  identity.source_format = file_.format;
+  identity.source_description = file_.description;
+  identity.source_module = file_.module;
+  identity.source_bytes = report.input_bytes;
+  identity.assumptions = file_.assumptions;
+  identity.has_opaque_state = file_.has_opaque_state;
+  identity.hadamard_rotated = options_.hadamard_rotated;
+  identity.quality = quality;
+  identity.lossless = quality == quality_name(Quality::kLossless);
+  identity.squared_values = squared_values_;
+  for (const LevelReport& level : report.levels) identity.level_errors.push_back(level.relative_error);
+  identity.notes = report.notes;
+  const std::string json = identity_to_json(identity);
+  KVPACK_RETURN_IF_ERROR(
+      writer.set_section(SectionKind::kIdentity, Bytes(as_byte_span(json).begin(), as_byte_span(json).end())));
+  const ByteSpan tokens = std::as_bytes(std::span(file_.tokens));
+  KVPACK_RETURN_IF_ERROR(writer.set_section(SectionKind::kTokens, Bytes(tokens.begin(), tokens.end())));
+  const ByteSpan text = as_byte_span(options_.text);
+  KVPACK_RETURN_IF_ERROR(writer.set_section(SectionKind::kText, Bytes(text.begin(), text.end())));
+  KVPACK_RETURN_IF_ERROR(writer.set_section(SectionKind::kContainer, file_.container));
+  ByteWriter all;
+  for (const PlaneParameters& parameters : parameters_) {
+    ByteWriter one;
+    write_plane_parameters(parameters, one);
+    all.write_varint(one.size());
+    all.write_bytes(one.bytes());
+  }
+  return writer.set_section(SectionKind::kParameters, all.take());
+}
+
+Status ArchiveEncoder::encode(const StepRule* rule, const std::string& quality, bool measure, ByteSink& sink,
+                              EncodeReport& report) {
+  choose_all(rule);
+  const uint32_t levels = rule == nullptr ? 1 : rule->levels;
+  std::vector<TileJob> jobs;
+  for (uint32_t c = 0; c < chunks_.size(); ++c) {
+    for (uint32_t p = 0; p < chunks_[c].planes; ++p) jobs.push_back({c, chunks_[c].first_plane + p});
+  }
+  std::vector<EncodedTile> tiles(jobs.size());
+  std::vector<Status> statuses(jobs.size());
+  std::atomic<uint64_t> done{0};
+  const std::string phase = report.passes > 1 ? fmt::format("encoding, pass {}", report.passes) : "encoding";
+  parallel_for(jobs.size(), options_.threads, [&](uint64_t j) {
+    Result<EncodedTile> tile = encode_job(jobs[j], measure);
+    if (tile.ok()) {
+      tiles[j] = std::move(tile).value();
+      // A lossless plane in an archive of several levels (its step was out of range) has empty refinements.
+      tiles[j].levels.resize(levels);
+      if (measure) tiles[j].distortion.resize(levels, tiles[j].distortion.back());
+    } else {
+      statuses[j] = tile.error();
+    }
+    progress(++done, jobs.size(), phase);
+  });
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    if (!statuses[j].ok()) return statuses[j].error().within(fmt::format("chunk {}", jobs[j].chunk));
+  }
+  fill_report(tiles, levels, measure, report);
+  squared_values_ = 0;
+  for (const EncodedTile& tile : tiles) squared_values_ += tile.squared_values;
+
+  ArchiveWriter writer(shape_, levels);
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    for (uint32_t level = 0; level < levels; ++level) {
+      const double distortion = measure ? tiles[j].distortion[level].squared_error : 0;
+      Bytes bytes = std::move(tiles[j].levels[level]);
+      report.levels[level].bytes += bytes.size();
+      KVPACK_RETURN_IF_ERROR(writer.add_tile(jobs[j].chunk, jobs[j].plane - chunks_[jobs[j].chunk].first_plane, level,
+                                             std::move(bytes), static_cast<float>(std::min(distortion, 1e38))));
+    }
+  }
+  KVPACK_RETURN_IF_ERROR(set_sections(writer, quality, report));
+  return writer.finish(sink);
+}
+
+Status check_options(const KvFile& file, const EncodeOptions& options) {
+  const int targets = options.bits_per_value.has_value() + options.ratio.has_value() + options.max_error.has_value();
+  if (targets > 1) return invalid_argument("only one of bits, ratio and max-error can be asked for");
+  for (const auto& target : {options.bits_per_value, options.ratio, options.max_error}) {
+    if (target && !(*target > 0 && std::isfinite(*target))) {
+      return invalid_argument(fmt::format("bits, ratio and max-error must be positive numbers, not {}", *target));
+    }
+  }
+  if (options.chunk_tokens < 1 || options.chunk_tokens > kMaxChunkTokens) {
+    return invalid_argument(fmt::format("chunk tokens must be 1..{}, not {}", kMaxChunkTokens, options.chunk_tokens));
+  }
+  if (options.low_rank > kMaxLowRank) return invalid_argument(fmt::format("low rank must be 0..{}", kMaxLowRank));
+  if (options.token_weights.empty()) return {};
+  if (options.token_weights.size() != file.tensor.planes.size()) {
+    return invalid_argument(fmt::format("token weights for {} planes, the file has {}", options.token_weights.size(),
+                                        file.tensor.planes.size()));
+  }
+  for (size_t p = 0; p < options.token_weights.size(); ++p) {
+    const KvView& view = file.tensor.planes[p].view;
+    const size_t expected = size_t{view.tokens} * view.kv_heads;
+    if (!options.token_weights[p].empty() && options.token_weights[p].size() != expected) {
+      return invalid_argument(
+          fmt::format("plane {} has {} token weights, {} expected", p, options.token_weights[p].size(), expected));
+    }
+  }
+  return {};
+}
+
+void finish_report(const KvFile& file, uint64_t archive_bytes, EncodeReport& report) {
+  report.archive_bytes = archive_bytes;
+  report.values = file.tensor.values();
+  report.value_bytes = file.tensor.raw_bytes();
+  uint64_t refinements = 0;
+  for (const LevelReport& level : report.levels) refinements += level.bytes;
+  uint64_t cumulative = archive_bytes - refinements;
+  for (LevelReport& level : report.levels) {
+    cumulative += level.bytes;
+    level.cumulative_bytes = cumulative;
+    if (report.values > 0)
+      level.bits_per_value = 8.0 * static_cast<double>(cumulative) / static_cast<double>(report.values);
+  }
+  if (report.values > 0)
+    report.bits_per_value = 8.0 * static_cast<double>(archive_bytes) / static_cast<double>(report.values);
+  report.ratio = static_cast<double>(report.input_bytes) / static_cast<double>(std::max<uint64_t>(1, archive_bytes));
+}
+
+std::string target_name(const EncodeOptions& options) {
+  if (options.bits_per_value) return fmt::format("bits {}", *options.bits_per_value);
+  if (options.ratio) return fmt::format("ratio {}", *options.ratio);
+  return fmt::format("max-error {}", *options.max_error);
+}
+
+// The rule that meets the options' target; no value means lossless.
+Result<std::optional<StepRule>> rule_for_target(const KvFile& file, const EncodeOptions& options,
+                                                ArchiveEncoder& encoder, EncodeReport& report) {
+  SearchTarget target;
+  const double values = static_cast<double>(file.tensor.values());
+  if (options.bits_per_value) target.most_bytes = *options.bits_per_value * values / 8;
+  if (options.ratio) target.most_bytes = static_cast<double>(report.input_bytes) / *options.ratio;
+  target.largest_error = options.max_error;
+  double smallest = 0;
+  const auto trial = [&](const StepRule& rule, bool with_error) -> Result<Trial> {
+    CountingSink sink;
+    KVPACK_RETURN_IF_ERROR(encoder.encode(&rule, target_name(options), with_error, sink, report));
+    ++report.passes;
+    const Trial result{static_cast<double>(sink.count()), report.max_error};
+    smallest = smallest == 0 ? result.bytes : std::min(smallest, result.bytes);
+    return result;
+  };
+  KVPACK_ASSIGN_OR_RETURN(std::optional<StepRule> rule, search_step(target, values, trial));
+  if (rule) return rule;
+  if (options.max_error) {
+    report.notes.push_back(
+        fmt::format("max-error {} is below what the stored type can hold: encoded losslessly", *options.max_error));
+    return rule;
+  }
+  return invalid_argument(
+      fmt::format("{} cannot be reached: the smallest archive is {} bytes, {:.3f} bits per value, "
+                  "ratio {:.2f}",
+                  target_name(options), smallest, 8 * smallest / std::max(1.0, values),
+                  static_cast<double>(report.input_bytes) / smallest));
+}
+
+}  // namespace
+
+Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options,
+                                    ByteSink& sink) {
+  KVPACK_RETURN_IF_ERROR(check_options(file, options));
+  EncodeReport report;
+  report.input_bytes = file.tensor.storage != nullptr ? file.tensor.storage->size() : file.tensor.raw_bytes();
+  const bool searching = options.bits_per_value || options.ratio || options.max_error;
+  const bool lossy = searching || options.quality != Quality::kLossless;
+  const bool any_rope = std::any_of(file.tensor.planes.begin(), file.tensor.planes.end(),
+                                    [](const KvPlane& plane) { return plane.rope >= 0; });
+  if (facts == nullptr && lossy) {
+    report.notes.push_back("no model was given: keys are kept as they are (RoPE not undone), the archive is larger");
+  } else if (facts != nullptr && lossy && !any_rope && !file.tensor.planes.empty()) {
+    report.notes.push_back(facts->note.empty() ? "keys are taken as they are: the model's RoPE is unknown or none"
+                                               : facts->note);
+  }
+  if (lossy && file.has_opaque_state) report.notes.push_back("state that is not attention KV is kept exactly");
+
+  ArchiveEncoder encoder(file, facts, options);
+  if (lossy) encoder.measure_planes();
+  std::optional<StepRule> rule;
+  if (searching) {
+    KVPACK_ASSIGN_OR_RETURN(rule, rule_for_target(file, options, encoder, report));
+  } else if (lossy) {
+    rule = step_rule_of(options.quality);
+  }
+  const std::string quality = !rule       ? std::string(quality_name(Quality::kLossless))
+                              : searching ? target_name(options)
+                                          : std::string(quality_name(options.quality));
+  CountingSink counter;
+  class Tee : public ByteSink {
+   public:
+    Tee(ByteSink& first, ByteSink& second) : first_(first), second_(second) {}
+    Status write(ByteSpan bytes) override {
+      KVPACK_RETURN_IF_ERROR(first_.write(bytes));
+      return second_.write(bytes);
+    }
+
+   private:
+    ByteSink& first_;
+    ByteSink& second_;
+  } tee(counter, sink);
+  KVPACK_RETURN_IF_ERROR(encoder.encode(rule ? &*rule : nullptr, quality, true, tee, report));
+  report.sinks = encoder.sink_count();
+  finish_report(file, counter.count(), report);
+  return report;
+}
+
+}  // namespace kvpack

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a plane's statistics to its parameters: steps, mean, and the transform that costs the fewest bytes, measured
+// with the coder's own tables on a sample of rows, side information included.
+#pragma once
+
+#include <cstdint>
+
+#include "codec/archive_codec.h"
+#include "codec/plane_parameters.h"
+#include "codec/plane_statistics.h"
+
+namespace kvpack {
+
+// How the finest level's step is set.
+struct StepRule {
+  double per_deviation = 0;  // step of a head = this x its deviation, or
+  double absolute = 0;       // the same step for all heads, if > 0
+  uint32_t levels = 1;
+};
+
+struct ParameterChoice {
+  PlaneParameters parameters;
+  double estimated_bits = 0;  // of the whole plane
+};
+
+// A plane whose step would be outside what a decoder accepts gets lossless parameters.
+ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, TransformChoice transform,
+                                  uint32_t low_rank);
+
+}  // namespace kvpack

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all tiles of one plane share: coding, steps, mean, transform, reference classes. Stored once per archive (or in
+// a frame), so that a tile is small and decodes alone with them.
+//
+//   u8 coding                0 lossless (nothing follows), 1 quantized
+//   u8 levels                1..8
+//   u8 transform             TransformKind
+//   u8 low_rank              0..32
+//   i8 mean_exponent
+//   varint scale_offset      0..138
+//   f32 step[kv_heads]       level 0's step
+//   signed varint mean[kv_heads * head_dim], in units of step[head] x 2^mean_exponent
+//   matrix only, per head:   varint components, f32 scale[components], i8 rows[components][head_dim]
+//   u8 class[kv_heads][components]
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "codec/transform.h"
+#include "formats/archive.h"
+#include "formats/bytes.h"
+#include "formats/result.h"
+
+namespace kvpack {
+
+inline constexpr uint32_t kMaxLowRank = 32;
+// Bounds the depth at 12 digits, so that with all levels a quantized value fits 32 bits.
+inline constexpr int kMaxScaleOffset = 138;
+
+struct PlaneParameters {
+  bool lossless = false;
+  uint32_t levels = 1;
+  TransformKind transform = TransformKind::kNone;
+  uint32_t low_rank = 0;
+  int mean_exponent = 0;
+  int scale_offset = 0;
+  std::vector<float> step;                    // [kv_head]
+  std::vector<int32_t> mean;                  // [channel], see above
+  std::vector<HeadMatrix> matrices;           // [kv_head], matrix transforms only
+  std::vector<std::vector<uint8_t>> classes;  // [kv_head][component]
+
+  // The mean that both sides subtract and add.
+  float mean_of(uint32_t channel, uint32_t head) const;
+  uint32_t components(uint32_t head, uint32_t head_dim) const {
+    return transform == TransformKind::kMatrix ? matrices[head].components : head_dim;
+  }
+  const HeadMatrix* matrix(uint32_t head) const {
+    return transform == TransformKind::kMatrix ? &matrices[head] : nullptr;
+  }
+};
+
+void write_plane_parameters(const PlaneParameters& parameters, ByteWriter& out);
+// `bytes` must be used up exactly. Errors: corrupt, truncated.
+Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& shape);
+
+}  // namespace kvpack

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the encoder measures of one plane before it chooses parameters: means, covariance, a sample of rows. Computed
+// once per encode, whatever the step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "formats/kv_tensor.h"
+#include "formats/model_facts.h"
+
+namespace kvpack {
+
+inline constexpr uint32_t kMaxKltDim = 256;     // a wider head's KLT costs more bytes than it saves
+inline constexpr uint32_t kSampleTokens = 512;  // rows that costs are measured on
+
+struct PlaneStatistics {
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint64_t tokens = 0;            // that were counted: sinks left out
+  std::vector<double> mean;       // [channel], RoPE undone, values that are not finite counted as zero
+  std::vector<double> deviation;  // [kv_head] root mean square of the values minus their means
+  // [kv_head] eigenvectors of the covariance, rows [component][head_dim], largest first; empty if head_dim is too large
+  // or there are too few tokens.
+  std::vector<std::vector<float>> klt;
+  std::vector<float> sample;  // [sample token][channel], RoPE undone, mean not removed
+  uint32_t sample_tokens = 0;
+};
+
+// `sinks`: tokens of the plane to leave out, ascending.
+PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<const int32_t> positions,
+                              std::span<const uint32_t> sinks, bool with_klt);
+
+// Euclidean norm of every token's values, [token].
+std::vector<float> token_norms(const KvView& view);
+
+}  // namespace kvpack

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// One tile: chunk x plane, all levels. encode_tile and decode_tile name the same stages, mirrored.
+//
+//   level 0, u8 mode:
+//     0 raw         the stored rows
+//     1 lossless    byte planes (lossless.h)
+//     2 quantized   exact values, exact tokens (outliers.h), token classes, low-rank factors, level body (level_code.h)
+//   level n > 0: a level body if level 0 is quantized, else nothing
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "codec/plane_parameters.h"
+#include "formats/archive.h"
+#include "formats/kv_tensor.h"
+#include "formats/model_facts.h"
+
+namespace kvpack {
+
+// What encoder and decoder know of a tile besides its bytes.
+struct TileContext {
+  const PlaneShape& shape;
+  const PlaneParameters& parameters;
+  const Rope* rope = nullptr;          // null: rows are taken as they are
+  std::span<const int32_t> positions;  // [token of the chunk]
+};
+
+struct TileInput {
+  const KvView& view;
+  uint32_t first = 0;                     // the chunk's first token in the view
+  std::span<const uint32_t> sinks;        // tokens of the chunk to keep exactly, ascending
+  std::span<const int8_t> token_classes;  // [kv_head][token], or empty
+};
+
+struct LevelDistortion {
+  double squared_error = 0;  // sum over the tile's values of (decoded - original)^2, exact values left out
+  double max_error = 0;
+};
+
+struct EncodedTile {
+  std::vector<Bytes> levels;
+  std::vector<LevelDistortion> distortion;  // [level], only if measured
+  double squared_values = 0;
+  uint64_t exact_values = 0;
+  bool quantized = false;
+};
+
+// Never larger than the raw rows plus one byte. Measuring decodes every level with decode_tile.
+Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure);
+
+// Decodes up to levels.size() levels into `rows` (any type; positions.size() tokens). Errors: corrupt, truncated.
+Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows);
+
+enum class TileMode : uint8_t { kRaw = 0, kLossless = 1, kQuantized = 2 };
+
+}  // namespace kvpack

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codec/transform.h"
+
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "formats/ggml_blocks.h"
+
+namespace kvpack {
+
+std::string_view transform_kind_name(TransformKind kind) {
+  switch (kind) {
+    case TransformKind::kNone:
+      return "none";
+    case TransformKind::kHadamard:
+      return "hadamard";
+    case TransformKind::kMatrix:
+      return "matrix";
+  }
+  return "?";
+}
+
+HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim) {
+  HeadMatrix matrix;
+  matrix.components = components;
+  matrix.scale.resize(components);
+  matrix.rows.resize(size_t{components} * head_dim);
+  for (uint32_t k = 0; k < components; ++k) {
+    const float* row = rows.data() + size_t{k} * head_dim;
+    float largest = 0;
+    for (uint32_t d = 0; d < head_dim; ++d) largest = std::max(largest, std::fabs(row[d]));
+    const float scale = largest > 0 ? largest / 127.0f : 1.0f;
+    matrix.scale[k] = scale;
+    for (uint32_t d = 0; d < head_dim; ++d) {
+      matrix.rows[size_t{k} * head_dim + d] = static_cast<int8_t>(std::lrint(row[d] / scale));
+    }
+  }
+  return matrix;
+}
+
+uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
+
+InverseTransform::InverseTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
+    : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
+  if (kind_ != TransformKind::kMatrix) return;
+  components_ = matrix->components;
+  rows_.resize(size_t{components_} * head_dim);
+  for (uint32_t k = 0; k < components_; ++k) {
+    for (uint32_t d = 0; d < head_dim; ++d) {
+      rows_[size_t{k} * head_dim + d] = static_cast<float>(matrix->rows[size_t{k} * head_dim + d]) * matrix->scale[k];
+    }
+  }
+}
+
+void InverseTransform::apply(const float* components, float* values) const {
+  if (kind_ != TransformKind::kMatrix) {
+    std::memcpy(values, components, head_dim_ * sizeof(float));
+    if (kind_ == TransformKind::kHadamard) rotate_hadamard(values, head_dim_, block_);
+    return;
+  }
+  // Rows are added in order: every machine gets the same sums, and a component that is zero costs nothing.
+  std::fill_n(values, head_dim_, 0.0f);
+  for (uint32_t k = 0; k < components_; ++k) {
+    const float weight = components[k];
+    if (weight == 0.0f) continue;
+    const float* row = &rows_[size_t{k} * head_dim_];
+    for (uint32_t d = 0; d < head_dim_; ++d) values[d] += weight * row[d];
+  }
+}
+
+ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
+    : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
+  if (kind_ != TransformKind::kMatrix) return;
+  components_ = matrix->components;
+  if (components_ == 0) return;
+  Eigen::MatrixXd rows(components_, head_dim);
+  for (uint32_t k = 0; k < components_; ++k) {
+    for (uint32_t d = 0; d < head_dim; ++d) {
+      rows(k, d) = static_cast<double>(matrix->rows[size_t{k} * head_dim + d]) * static_cast<double>(matrix->scale[k]);
+    }
+  }
+  // x = c * R, so c = x * R^T (R R^T)^-1.
+  const Eigen::MatrixXd gram = rows * rows.transpose();
+  const Eigen::MatrixXd columns = gram.ldlt().solve(rows).transpose();
+  columns_.resize(size_t{head_dim} * components_);
+  for (uint32_t d = 0; d < head_dim; ++d) {
+    for (uint32_t k = 0; k < components_; ++k) {
+      columns_[size_t{d} * components_ + k] = static_cast<float>(columns(d, k));
+    }
+  }
+}
+
+void ForwardTransform::apply(const float* values, float* components) const {
+  if (kind_ != TransformKind::kMatrix) {
+    std::memcpy(components, values, head_dim_ * sizeof(float));
+    if (kind_ == TransformKind::kHadamard) rotate_hadamard(components, head_dim_, block_);
+    return;
+  }
+  std::fill_n(components, components_, 0.0f);
+  for (uint32_t d = 0; d < head_dim_; ++d) {
+    const float weight = values[d];
+    const float* column = &columns_[size_t{d} * components_];
+    for (uint32_t k = 0; k < components_; ++k) components[k] += weight * column[k];
+  }
+}
+
+}  // namespace kvpack

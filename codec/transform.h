@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The transform of one head: values [head_dim] -> components [components], and back.
+//
+//   none      the components are the channels
+//   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no
+//   bytes matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
+//             x = sum_k component[k] * row[k]; rows are int8 times one f32 scale each. Components left out are zero.
+//
+// The forward direction of a matrix is its pseudo-inverse: rounding the rows costs no accuracy while all are kept.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "formats/result.h"
+
+namespace kvpack {
+
+enum class TransformKind : uint8_t { kNone = 0, kHadamard = 1, kMatrix = 2 };
+std::string_view transform_kind_name(TransformKind kind);
+
+// Stored rows of one head's matrix.
+struct HeadMatrix {
+  uint32_t components = 0;
+  std::vector<float> scale;  // [component]
+  std::vector<int8_t> rows;  // [component][head_dim]
+  bool operator==(const HeadMatrix&) const = default;
+};
+
+// Rounds f32 rows [component][head_dim] to int8 with one scale per row.
+HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim);
+
+// Largest power of two that divides head_dim: the Hadamard block.
+uint32_t hadamard_block_of(uint32_t head_dim);
+
+// Components back to values.
+class InverseTransform {
+ public:
+  InverseTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  uint32_t components() const { return components_; }
+  // components [components] -> values [head_dim].
+  void apply(const float* components, float* values) const;
+
+ private:
+  TransformKind kind_;
+  uint32_t head_dim_;
+  uint32_t components_;
+  uint32_t block_;
+  std::vector<float> rows_;  // [component][head_dim]
+};
+
+// Values to components: the encoder's side.
+class ForwardTransform {
+ public:
+  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  uint32_t components() const { return components_; }
+  void apply(const float* values, float* components) const;
+
+ private:
+  TransformKind kind_;
+  uint32_t head_dim_;
+  uint32_t components_;
+  uint32_t block_;
+  std::vector<float> columns_;  // [head_dim][component]
+};
+
+}  // namespace kvpack
