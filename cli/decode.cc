@@ -91,6 +91,7 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_flag("--no-swa-guard-cell", arguments.no_guard_cell,
                 "llama: do not (default: only for lossy archives of llama-server files)")
       ->excludes(guard);
+  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing file");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
   verb.footer(

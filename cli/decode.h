@@ -27,6 +27,7 @@ struct DecodeArguments {
   std::string payload;  // "plain", "packed"; "": as the source was
   bool guard_cell = false;
   bool no_guard_cell = false;
+  uint32_t threads = 0;  // 0: one per core
   bool overwrite = false;
   bool json = false;
 };

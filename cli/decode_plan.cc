@@ -30,6 +30,7 @@ Result<DecodeOptions> selection_of(const DecodeArguments& arguments, const Archi
                      fmt::format("levels count from 0; --level {} is the best", levels - 1));
   }
   options.level = arguments.level;
+  options.threads = arguments.threads;
   return options;
 }
 

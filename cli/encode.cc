@@ -25,6 +25,8 @@ Result<EncodeOptions> encode_options(const EncodeArguments& arguments) {
   options.max_error = arguments.max_error;
   options.low_rank = arguments.low_rank;
   if (arguments.chunk_tokens > 0) options.chunk_tokens = arguments.chunk_tokens;
+  options.hadamard_rotated = !arguments.no_hadamard;
+  options.threads = arguments.threads;
   options.creator = "kvpack " KVPACK_VERSION;
   if (!arguments.text.empty()) {
     KVPACK_ASSIGN_OR_RETURN(const Bytes text, read_input(arguments.text, kMaxSectionBytes));
@@ -72,6 +74,7 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
       ->type_name(kFileType);
   verb.add_flag("--no-hadamard", arguments.no_hadamard,
                 "a quantized cache was saved with LLAMA_ATTN_ROT_DISABLE=1 (not rotated)");
+  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing archive");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
   verb.footer(

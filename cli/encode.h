@@ -24,6 +24,7 @@ struct EncodeArguments {
   uint32_t chunk_tokens = 0;  // 0: the format's default
   std::string text;           // file with the prompt; "": none
   bool no_hadamard = false;
+  uint32_t threads = 0;  // 0: one per core
   bool overwrite = false;
   bool json = false;
 };

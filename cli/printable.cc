@@ -56,7 +56,7 @@ std::string printable(std::string_view text) {
     } else if (next.value == '\t') {
       out += "\\t";
     } else {
-      out += fmt::format(next.value < 0x80 ? "\\x{:02x}" : "\\u{{{:x}}}", next.value);
+      out += next.value < 0x80 ? fmt::format("\\x{:02x}", next.value) : fmt::format("\\u{{{:x}}}", next.value);
     }
     text.remove_prefix(bytes);
   }
