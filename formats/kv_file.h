@@ -27,6 +27,9 @@ struct KvFile {
   std::vector<int32_t> tokens;    // token ids in position order; may be empty
   Bytes container;                // rebuilds the file around the values; not compressed
   std::string assumptions;        // what was assumed and not read, e.g. "Hadamard rotation of quantized K and V"
+  // The facts as they hold for this file's channel order, where KvReadOptions::facts say otherwise (a GGUF's facts and
+  // a transformers cache); plane.rope indexes these then. Unset: KvReadOptions::facts hold as they are.
+  std::optional<ModelFacts> facts;
 };
 
 struct KvReadOptions {

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "formats/npy.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cstring>
+
+#include "formats/kv_planes.h"
+#include "formats/npy_header.h"
+
+namespace kvpack {
+namespace {
+
+struct NpyCache {
+  NpyHeader header;
+  DType dtype = DType::kF16;
+  std::vector<uint32_t> layer_of;        // [array layer] -> the model's layer
+  std::array<uint64_t, 5> strides = {};  // bytes, [layer][side][kv_head][token][head_dim]
+  uint64_t data_bytes = 0;
+};
+
+Result<DType> dtype_of(const std::string& descr) {
+  if (descr == "<f2") return DType::kF16;
+  if (descr == "<f4") return DType::kF32;
+  if (descr == "|V2" || descr == "<V2" || descr == "<u2") return DType::kBf16;
+  return unsupported(fmt::format("npy type '{}', read are '<f2', '<f4' and bf16 as '|V2' or '<u2'", descr));
+}
+
+Status check_shape(const std::vector<uint64_t>& shape) {
+  const bool known = shape.size() == 5 && shape[1] == 2;
+  if (!known) {
+    return unsupported(
+        fmt::format("npy shape ({}), expected (layers, 2, kv_heads, tokens, head_dim)", fmt::join(shape, ", ")));
+  }
+  if (shape[0] == 0 || shape[0] > kMaxLayers || shape[2] == 0 || shape[2] > kMaxKvHeads || shape[3] == 0 ||
+      shape[3] > INT32_MAX || shape[4] == 0 || shape[4] > kMaxHeadDim) {
+    return limit_exceeded(
+        fmt::format("npy shape ({}), allowed are 1 to {} layers, 1 to {} heads, at least one token, "
+                    "head_dim 1 to {}",
+                    fmt::join(shape, ", "), kMaxLayers, kMaxKvHeads, kMaxHeadDim));
+  }
+  return {};
+}
+
+// Without facts, or if the array has all layers: the same numbers. Else the model's layers with KV, in order.
+Result<std::vector<uint32_t>> map_layers(uint64_t layers, const ModelFacts* facts) {
+  std::vector<uint32_t> with_kv;
+  for (uint32_t i = 0; facts != nullptr && i < facts->layers.size(); ++i) {
+    if (facts->layers[i].kv_heads > 0) with_kv.push_back(i);
+  }
+  if (facts != nullptr && with_kv.size() != layers) {
+    return invalid_argument(fmt::format("the file has {} layers, the model {} with KV", layers, with_kv.size()));
+  }
+  for (uint32_t i = 0; facts == nullptr && i < layers; ++i) with_kv.push_back(i);
+  return with_kv;
+}
+
+Result<NpyCache> parse_cache(ByteSpan bytes, const ModelFacts* facts) {
+  NpyCache cache;
+  KVPACK_ASSIGN_OR_RETURN(cache.header, parse_npy_header(bytes));
+  const std::vector<uint64_t>& shape = cache.header.shape;
+  KVPACK_ASSIGN_OR_RETURN(cache.dtype, dtype_of(cache.header.descr));
+  KVPACK_RETURN_IF_ERROR(check_shape(shape));
+  cache.data_bytes = dtype_block_bytes(cache.dtype);
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const size_t dim = cache.header.fortran_order ? i : shape.size() - 1 - i;
+    cache.strides[dim] = cache.data_bytes;
+    if (!checked_mul(cache.data_bytes, shape[dim], &cache.data_bytes)) return corrupt("npy shape overflows 64 bits");
+  }
+  KVPACK_ASSIGN_OR_RETURN(cache.layer_of, map_layers(shape[0], facts));
+  return cache;
+}
+
+TokenSet token_set_of(const NpyCache& cache) {
+  TokenSet set;
+  set.positions.resize(cache.header.shape[3]);
+  for (size_t i = 0; i < set.positions.size(); ++i) set.positions[i] = static_cast<int32_t>(i);
+  return set;
+}
+
+// A view of one (layer, side) of the values at `data`.
+template <typename Byte>
+BasicKvView<Byte> view_of(const NpyCache& cache, uint32_t layer, uint32_t side, Byte* data) {
+  BasicKvView<Byte> view;
+  view.data = data + layer * cache.strides[0] + side * cache.strides[1];
+  view.dtype = cache.dtype;
+  view.kv_heads = static_cast<uint32_t>(cache.header.shape[2]);
+  view.tokens = static_cast<uint32_t>(cache.header.shape[3]);
+  view.head_dim = static_cast<uint32_t>(cache.header.shape[4]);
+  view.head_stride = cache.strides[2];
+  view.token_stride = cache.strides[3];
+  view.channel_stride = cache.strides[4];
+  return view;
+}
+
+}  // namespace
+
+bool looks_like_npy(ByteSpan bytes) { return bytes.size() >= 6 && std::memcmp(bytes.data(), "\x93NUMPY", 6) == 0; }
+
+Result<KvFile> read_npy(Bytes bytes, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(NpyCache cache, parse_cache(bytes, options.facts));
+  const uint64_t data_bytes = bytes.size() - cache.header.data_offset;
+  if (data_bytes != cache.data_bytes) {
+    const std::string text = fmt::format("npy: {} bytes of values, the header says {}", data_bytes, cache.data_bytes);
+    return data_bytes < cache.data_bytes ? truncated(text) : corrupt(text);
+  }
+  KvFile file;
+  file.format = KvFileFormat::kNpy;
+  file.facts = transformers_facts(options);
+  file.container.assign(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(cache.header.data_offset));
+  const auto storage = std::make_shared<const Bytes>(std::move(bytes));
+  file.tensor.storage = storage;
+  file.tensor.token_sets.push_back(token_set_of(cache));
+  for (uint32_t layer = 0; layer < cache.layer_of.size(); ++layer) {
+    for (const Side side : {Side::kKey, Side::kValue}) {
+      KvPlane plane{cache.layer_of[layer], side, 0, -1, {}};
+      plane.view = view_of(cache, layer, static_cast<uint32_t>(side), storage->data() + cache.header.data_offset);
+      KVPACK_RETURN_IF_ERROR(match_facts(options.facts, plane));
+      file.tensor.planes.push_back(plane);
+    }
+  }
+  file.description = fmt::format("npy, [layer][K, V][head][token][channel], {} layers, {} tokens",
+                                 cache.layer_of.size(), cache.header.shape[3]);
+  if (options.facts != nullptr) file.assumptions = "keys in transformers' channel order";
+  if (cache.dtype == DType::kBf16) file.assumptions += file.assumptions.empty() ? "bf16 values" : ", bf16 values";
+  return file;
+}
+
+Result<KvFileImage> open_npy_container(ByteSpan container, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(NpyCache cache, parse_cache(container, options.facts));
+  const uint64_t data_offset = cache.header.data_offset;
+  if (container.size() != data_offset) {
+    return corrupt(
+        fmt::format("npy container: {} bytes after the header, expected none", container.size() - data_offset));
+  }
+  uint64_t file_bytes = 0;
+  if (!checked_add(data_offset, cache.data_bytes, &file_bytes)) return corrupt("npy shape overflows 64 bits");
+  KvFileImage image;
+  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(file_bytes));
+  std::memcpy(image.bytes->data(), container.data(), data_offset);
+  image.token_sets.push_back(token_set_of(cache));
+  for (uint32_t layer = 0; layer < cache.layer_of.size(); ++layer) {
+    for (uint32_t side = 0; side < 2; ++side) {
+      image.planes.push_back(view_of(cache, layer, side, image.bytes->data() + data_offset));
+    }
+  }
+  return image;
+}
+
+Result<Bytes> write_npy(const KvTensor& tensor, std::optional<DType> dtype) {
+  if (tensor.planes.empty() || tensor.planes.size() % 2 != 0)
+    return unsupported("npy needs a K and a V of every layer");
+  const KvView& first = tensor.planes.front().view;
+  NpyCache cache;
+  cache.dtype = dtype.value_or(plain_dtype(first.dtype));
+  if (dtype_is_quantized(cache.dtype)) {
+    return unsupported(fmt::format("npy holds f16, bf16 or f32, not {}", dtype_name(cache.dtype)));
+  }
+  for (size_t i = 0; i < tensor.planes.size(); ++i) {
+    const KvPlane& plane = tensor.planes[i];
+    if (plane.side != static_cast<Side>(i % 2) || plane.layer != tensor.planes[i - i % 2].layer ||
+        plane.token_set != tensor.planes[0].token_set || plane.view.kv_heads != first.kv_heads ||
+        plane.view.head_dim != first.head_dim || plane.view.tokens != first.tokens) {
+      return unsupported(
+          fmt::format("npy is one array: layer {} {} differs in shape or tokens from the first; "
+                      "write safetensors instead",
+                      plane.layer, side_name(plane.side)));
+    }
+  }
+  cache.header.descr = cache.dtype == DType::kF16 ? "<f2" : cache.dtype == DType::kF32 ? "<f4" : "|V2";
+  cache.header.shape = {tensor.planes.size() / 2, 2, first.kv_heads, first.tokens, first.head_dim};
+  Bytes bytes = make_npy_header(cache.header);
+  KVPACK_ASSIGN_OR_RETURN(cache, parse_cache(bytes, nullptr));
+  const uint64_t data_offset = bytes.size();
+  bytes.resize(data_offset + cache.data_bytes);
+  for (uint32_t i = 0; i < tensor.planes.size(); ++i) {
+    copy_plane(tensor.planes[i].view, view_of(cache, i / 2, i % 2, bytes.data() + data_offset));
+  }
+  return bytes;
+}
+
+}  // namespace kvpack
