@@ -38,8 +38,8 @@ ArchiveShape shape_of(const KvTensor& tensor, const ModelFacts* facts, uint32_t 
   shape.chunk_tokens = chunk_tokens;
   for (const TokenSet& set : tensor.token_sets) shape.token_sets.push_back({set.stream, set.positions});
   for (const KvPlane& plane : tensor.planes) {
-    shape.planes.push_back({plane.layer, plane.side, plane.token_set, plane.rope, plane.view.kv_heads,
-                            plane.view.head_dim, plane.view.dtype, plane.view.hadamard_block});
+    shape.planes.push_back({plane.layer, plane.side, plane.token_set, facts != nullptr ? plane.rope : -1,
+                            plane.view.kv_heads, plane.view.head_dim, plane.view.dtype, plane.view.hadamard_block});
   }
   if (facts != nullptr) shape.ropes = facts->ropes;
   return shape;
@@ -69,7 +69,7 @@ class ArchiveEncoder {
     uint32_t plane = 0;  // of the tensor
   };
   const Rope* rope_of(const KvPlane& plane) const {
-    return plane.rope >= 0 ? &shape_.ropes[static_cast<size_t>(plane.rope)] : nullptr;
+    return facts_ != nullptr && plane.rope >= 0 ? &shape_.ropes[static_cast<size_t>(plane.rope)] : nullptr;
   }
   void choose_all(const StepRule* rule);
   Result<EncodedTile> encode_job(const TileJob& job, bool measure) const;

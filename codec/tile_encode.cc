@@ -34,12 +34,11 @@ Result<EncodedTile> encode_exact(const TileContext& context, const TileInput& in
   return tile;
 }
 
-ExactTokens take_sinks(const TileContext& context, const TileInput& input) {
+ExactTokens take_sinks(const TileInput& input) {
   ExactTokens exact;
   const uint64_t row_bytes = input.view.packed_row_bytes();
   exact.rows.resize(input.sinks.size() * row_bytes);
   for (size_t i = 0; i < input.sinks.size(); ++i) {
-    assert(input.sinks[i] < context.positions.size());
     exact.token.push_back(input.sinks[i]);
     load_raw(input.view, input.first + input.sinks[i], 1, exact.rows.data() + i * row_bytes);
   }
@@ -116,7 +115,7 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   EncodedTile encoded;
   ExactValues exact_values;
   if (!take_non_finite(input.view, input.first, rows, exact_values)) return encoded;
-  const ExactTokens exact_tokens = take_sinks(context, input);
+  const ExactTokens exact_tokens = take_sinks(input);
   if (context.rope != nullptr)
     RopeRotation(*context.rope, context.positions).undo(rows, shape.kv_heads, shape.head_dim);
   subtract_mean(context, input.sinks, rows);

@@ -67,10 +67,13 @@ class ByteWriter {
   template <typename T>
   requires std::is_arithmetic_v<T>
   void write(T value) {
-    const auto* raw = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), raw, raw + sizeof(T));
+    write_bytes(std::as_bytes(std::span(&value, 1)));
   }
-  void write_bytes(ByteSpan bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+  void write_bytes(ByteSpan bytes) {
+    const size_t at = bytes_.size();
+    bytes_.resize(at + bytes.size());
+    if (!bytes.empty()) std::memcpy(bytes_.data() + at, bytes.data(), bytes.size());
+  }
   void write_zeros(size_t count) { bytes_.resize(bytes_.size() + count); }
   void write_varint(uint64_t value);
   void write_signed_varint(int64_t value);
