@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `decode` is going to do, settled from the arguments and the archive's identity before any value is decoded.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/decode.h"
+#include "codec/archive_codec.h"
+
+namespace kvpack::cli {
+
+struct DecodePlan {
+  bool restores_source = false;  // the source file again, by restore_file(); otherwise values through a writer
+  KvFileFormat format = KvFileFormat::kLlamaState;
+  DecodeOptions options;
+  LlamaLayout layout;
+  std::optional<DType> dtype;  // of safetensors and npy
+  std::vector<std::string> notes;
+};
+
+// Errors: invalid_argument for options that contradict each other or the archive.
+Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveReader& reader,
+                               const ArchiveIdentity& identity);
+
+}  // namespace kvpack::cli

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/encode.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "cli/encode_summary.h"
+#include "cli/exit_code.h"
+#include "cli/input_file.h"
+#include "cli/option_types.h"
+#include "cli/output_file.h"
+#include "cli/progress.h"
+#include "codec/archive_codec.h"
+
+namespace kvpack::cli {
+namespace {
+
+Result<EncodeOptions> encode_options(const EncodeArguments& arguments) {
+  EncodeOptions options;
+  KVPACK_ASSIGN_OR_RETURN(options.quality, quality_from_name(arguments.quality));
+  KVPACK_ASSIGN_OR_RETURN(options.transform, transform_from_name(arguments.transform));
+  options.bits_per_value = arguments.bits_per_value;
+  options.ratio = arguments.ratio;
+  options.max_error = arguments.max_error;
+  options.low_rank = arguments.low_rank;
+  if (arguments.chunk_tokens > 0) options.chunk_tokens = arguments.chunk_tokens;
+  options.hadamard_rotated = !arguments.no_hadamard;
+  options.threads = arguments.threads;
+  options.creator = "kvpack " KVPACK_VERSION;
+  if (!arguments.text.empty()) {
+    KVPACK_ASSIGN_OR_RETURN(const Bytes text, read_input(arguments.text, kMaxSectionBytes));
+    options.text = as_text(text);
+  }
+  return options;
+}
+
+Status check_standard_input_used_once(const EncodeArguments& arguments) {
+  const int uses = (arguments.input == "-") + (arguments.text == "-");
+  if (uses > 1) return invalid_argument("standard input cannot be both the KV file and the text");
+  return {};
+}
+
+}  // namespace
+
+void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
+  verb.add_option("IN", arguments.input, "KV file: llama.cpp state, safetensors or npy; - for standard input")
+      ->type_name(kFileType)
+      ->required();
+  verb.add_option("-o,--output", arguments.output, "archive to write; - for standard output")
+      ->type_name(kFileType)
+      ->required();
+  verb.add_option("-m,--model", arguments.model,
+                  "the model: .gguf, config.json or kvpack's model.json; makes archives much smaller")
+      ->type_name(kFileType);
+  auto* quality = add_choice(verb, "--quality", arguments.quality, {"lossless", "high", "medium", "low"},
+                             "how close to the input to stay (default: medium)");
+  auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0, "aim at this many bits per value");
+  auto* ratio = add_number_above(verb, "--ratio", arguments.ratio, 0, "aim at this compression ratio");
+  auto* error = add_number_above(verb, "--max-error", arguments.max_error, 0, "no value further off than this");
+  for (CLI::Option* target : {bits, ratio, error}) {
+    for (CLI::Option* other : {quality, bits, ratio, error}) {
+      if (other != target) target->excludes(other);
+    }
+  }
+  add_choice(verb, "--transform", arguments.transform, {"auto", "none", "hadamard", "klt"},
+             "decorrelating transform (default: auto)");
+  verb.add_option("--low-rank", arguments.low_rank, "rank of the low-rank part of a tile (default: 0, none)")
+      ->type_name("N");
+  verb.add_option("--chunk-tokens", arguments.chunk_tokens, "tokens per chunk (default: 256)")
+      ->type_name("N")
+      ->check(CLI::Range(1u, kMaxChunkTokens).description(""));
+  verb.add_option("--text", arguments.text, "keep this prompt in the archive, so that it can be recomputed")
+      ->type_name(kFileType);
+  verb.add_flag("--no-hadamard", arguments.no_hadamard,
+                "a quantized cache was saved with LLAMA_ATTN_ROT_DISABLE=1 (not rotated)");
+  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
+  verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing archive");
+  verb.add_flag("--json", arguments.json, "print the summary as JSON");
+  verb.footer(
+      "Examples:\n"
+      "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
+      "  kvpack encode slot.bin -m model.json --quality lossless -o ctx.kvp\n"
+      "  kvpack encode slot.bin -m model.gguf --bits 2.5 --text prompt.txt -o ctx.kvp\n"
+      "  ssh gpu cat slot.bin | kvpack encode - -m model.gguf -o - > ctx.kvp");
+}
+
+Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
+  KVPACK_RETURN_IF_ERROR(check_standard_input_used_once(arguments));
+  KVPACK_ASSIGN_OR_RETURN(const auto output, OutputFile::prepare(arguments.output, arguments.overwrite,
+                                                                 {arguments.input, arguments.model, arguments.text}));
+  if (output->is_stdout()) console.send_reports_to_stderr();
+  KVPACK_ASSIGN_OR_RETURN(EncodeOptions options, encode_options(arguments));
+
+  std::optional<ModelFacts> facts;
+  if (!arguments.model.empty()) {
+    KVPACK_ASSIGN_OR_RETURN(facts, read_model(arguments.model));
+  }
+  const ModelFacts* model = facts ? &*facts : nullptr;
+
+  Stopwatch watch;
+  KVPACK_ASSIGN_OR_RETURN(const KvFile file, read_kv_input(arguments.input, model, !arguments.no_hadamard));
+  EncodeTimes times;
+  times.read_seconds = watch.lap();
+
+  Progress progress(console, "encoding", file.tensor.raw_bytes());
+  options.progress = progress.callback();
+  const auto report = encode_archive(file, model, options, *output);
+  progress.clear();
+  if (!report.ok()) return about_file(report.error(), arguments.input);
+  times.encode_seconds = std::max(0.0, watch.lap() - output->write_seconds());
+  KVPACK_RETURN_IF_ERROR(output->commit());
+  times.write_seconds = output->write_seconds();
+
+  const EncodeSummary summary{arguments, file, *report, times, notes_of(*report, model)};
+  if (arguments.json) {
+    console.print_json(json_of(summary));
+  } else if (!console.quiet()) {
+    print_summary(summary, console);
+  }
+  return kExitOk;
+}
+
+}  // namespace kvpack::cli

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvpack encode: a KV file becomes an archive.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cli/console.h"
+
+namespace kvpack::cli {
+
+struct EncodeArguments {
+  std::string input;
+  std::string output;
+  std::string model;  // "": none
+  std::string quality = "medium";
+  std::optional<double> bits_per_value;
+  std::optional<double> ratio;
+  std::optional<double> max_error;
+  std::string transform = "auto";
+  uint32_t low_rank = 0;
+  uint32_t chunk_tokens = 0;  // 0: the format's default
+  std::string text;           // file with the prompt; "": none
+  bool no_hadamard = false;
+  uint32_t threads = 0;  // 0: one per core
+  bool overwrite = false;
+  bool json = false;
+};
+
+void declare_encode(CLI::App& verb, EncodeArguments& arguments);
+Result<int> run_encode(const EncodeArguments& arguments, Console& console);
+
+}  // namespace kvpack::cli

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the program's exit status means. The README and kvpack.1 document these numbers; they do not change.
+#pragma once
+
+#include "formats/result.h"
+
+namespace kvpack::cli {
+
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitOther = 1,
+  kExitUsage = 2,
+  kExitNotKvpack = 10,
+  kExitUnsupported = 11,
+  kExitCorrupt = 12,  // truncated too
+  kExitLimit = 13,    // larger than the limits or than the memory
+  kExitNetwork = 20,
+  kExitIo = 30,
+  // 130, 143: ended by SIGINT, SIGTERM, as a shell reports it.
+};
+
+ExitCode exit_code_of(ErrorKind kind);
+
+}  // namespace kvpack::cli

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/input_file.h"
+
+#include <unistd.h>
+
+#include "cli/console.h"
+
+namespace kvpack::cli {
+
+Result<Bytes> read_input(const std::string& path, uint64_t limit_bytes) {
+  if (path == "-" && ::isatty(STDIN_FILENO) != 0) {
+    return with_hint(invalid_argument("standard input is a terminal"), "name a file, or pipe one in");
+  }
+  auto bytes = read_whole_file(path, limit_bytes);
+  return bytes.ok() ? std::move(bytes) : about_file(bytes.error(), path);
+}
+
+Result<ModelFacts> read_model(const std::string& path) {
+  auto facts = read_model_facts(path);
+  return facts.ok() ? std::move(facts) : about_file(facts.error(), path);
+}
+
+Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, bool hadamard_rotated) {
+  KVPACK_ASSIGN_OR_RETURN(Bytes bytes, read_input(path));
+  if (looks_like_archive(bytes)) {
+    return with_hint(invalid_argument(path + ": is a .kvp archive already"), "kvpack decode turns it back");
+  }
+  KvReadOptions options;
+  options.facts = facts;
+  options.hadamard_rotated = hadamard_rotated;
+  auto file = read_kv_file(std::move(bytes), options);
+  return file.ok() ? std::move(file) : about_file(file.error(), path);
+}
+
+Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {
+  auto input = std::make_unique<ArchiveInput>();
+  if (path == "-") {
+    KVPACK_ASSIGN_OR_RETURN(input->buffer_, read_input(path));
+    input->source_ = std::make_unique<MemorySource>(input->buffer_, "standard input");
+  } else {
+    auto source = open_file_source(path);
+    if (!source.ok()) return about_file(source.error(), path);
+    input->source_ = std::move(source).value();
+  }
+  auto reader = ArchiveReader::open(*input->source_);
+  if (!reader.ok()) return about_file(reader.error(), path);
+  input->reader_ = std::make_unique<ArchiveReader>(std::move(reader).value());
+  return input;
+}
+
+bool looks_like_archive(ByteSpan head) { return head.size() >= 4 && as_text(head.first(4)) == "\x8bKVP"; }
+
+}  // namespace kvpack::cli

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a verb reads: a KV file, a model, an archive. Errors name the file.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "codec/archive_codec.h"
+
+namespace kvpack::cli {
+
+// A whole file, or standard input for "-" (refused if that is a terminal).
+Result<Bytes> read_input(const std::string& path, uint64_t limit_bytes = 1ull << 40);
+
+Result<ModelFacts> read_model(const std::string& path);
+
+// `facts` may be null.
+Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, bool hadamard_rotated);
+
+// An open archive with what it reads from. Standard input is read whole.
+class ArchiveInput {
+ public:
+  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path);
+  const ArchiveReader& reader() const { return *reader_; }
+
+ private:
+  Bytes buffer_;
+  std::unique_ptr<ByteSource> source_;
+  std::unique_ptr<ArchiveReader> reader_;
+};
+
+// Whether a file begins like an archive.
+bool looks_like_archive(ByteSpan head);
+
+}  // namespace kvpack::cli

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/program.h"
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "cli/completion.h"
+#include "cli/console.h"
+#include "cli/decode.h"
+#include "cli/diff.h"
+#include "cli/encode.h"
+#include "cli/exit_code.h"
+#include "cli/inspect.h"
+#include "cli/mistyped_word.h"
+#include "cli/model.h"
+#include "cli/option_types.h"
+#include "cli/verify.h"
+#include "cli/version.h"
+
+namespace kvpack::cli {
+namespace {
+
+struct Verb {
+  CLI::App* app = nullptr;
+  std::function<Result<int>(Console&)> run;
+};
+
+// Everything that parsing fills in, and the parser; lives as long as the program runs.
+struct CommandLine {
+  CLI::App app{"Compresses KV caches of language models into archives that are small enough to keep and move.",
+               "kvpack"};
+  bool quiet = false;
+  std::string color = "auto";
+  EncodeArguments encode;
+  DecodeArguments decode;
+  InspectArguments inspect;
+  VerifyArguments verify;
+  DiffArguments diff;
+  ModelArguments model;
+  VersionArguments version;
+  CompletionArguments completion;
+  std::string help_topic;
+  std::vector<Verb> verbs;
+};
+
+template <typename Arguments>
+void add_verb(CommandLine& line, const char* name, const char* description, Arguments& arguments,
+              void (*declare)(CLI::App&, Arguments&), Result<int> (*run)(const Arguments&, Console&)) {
+  CLI::App* verb = line.app.add_subcommand(name, description);
+  verb->fallthrough();  // --quiet and --color may stand after the verb
+  declare(*verb, arguments);
+  line.verbs.push_back({verb, [&arguments, run](Console& console) { return run(arguments, console); }});
+}
+
+Result<int> run_help(const CommandLine& line, const Console& console) {
+  if (line.help_topic.empty()) {
+    console.print(line.app.help());
+    return kExitOk;
+  }
+  for (const Verb& verb : line.verbs) {
+    if (!verb.app->check_name(line.help_topic)) continue;
+    console.print(verb.app->help());
+    return kExitOk;
+  }
+  return with_hint(invalid_argument("no verb '" + line.help_topic + "'"), suggested_verb(line.app, line.help_topic));
+}
+
+void declare_program(CommandLine& line) {
+  line.app.set_version_flag("-V,--version", version_line(), "print the version and exit");
+  line.app.set_help_flag("-h,--help", "print this help and exit");
+  line.app.add_flag("-q,--quiet", line.quiet, "print errors only");
+  add_choice(line.app, "--color", line.color, {"auto", "always", "never"}, "colours (default: auto)");
+  line.app.require_subcommand(1);
+  line.app.footer(
+      "Examples:\n"
+      "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
+      "  kvpack inspect ctx.kvp\n"
+      "  kvpack decode ctx.kvp -o slot.bin\n\n"
+      "`kvpack VERB --help` tells more; so does `man kvpack`, with all exit codes.");
+
+  add_verb(line, "encode", "compress a KV file into an archive", line.encode, declare_encode, run_encode);
+  add_verb(line, "decode", "turn an archive back into a KV file", line.decode, declare_decode, run_decode);
+  add_verb(line, "inspect", "show what an archive holds", line.inspect, declare_inspect, run_inspect);
+  add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
+  add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
+  add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
+  add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
+  add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
+  line.completion.program = &line.app;
+
+  CLI::App* help = line.app.add_subcommand("help", "show help, of a verb if one is named");
+  help->add_option("VERB", line.help_topic, "the verb")->type_name("VERB");
+  line.verbs.push_back({help, [&line](Console& console) { return run_help(line, console); }});
+}
+
+int finish(const Result<int>& outcome, const Console& console) {
+  int exit_code = kExitOk;
+  if (outcome.ok()) {
+    exit_code = *outcome;
+  } else {
+    console.error(outcome.error());
+    exit_code = exit_code_of(outcome.error().kind);
+  }
+  if (const Status flushed = console.flush(); !flushed.ok() && exit_code == kExitOk) {
+    console.error(flushed.error());
+    exit_code = kExitIo;
+  }
+  return exit_code;
+}
+
+// What to do instead of running a verb: print help or the version, or explain what is wrong with the arguments.
+int finish_parse(const CommandLine& line, const CLI::ParseError& problem, const Console& console) {
+  const auto parsed = line.app.get_subcommands();
+  const CLI::App& about = parsed.empty() ? line.app : *parsed.front();
+  if (problem.get_name() == "CallForVersion") {
+    console.print(version_line() + "\n");
+    return finish(int{kExitOk}, console);
+  }
+  if (problem.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+    console.print(about.help());
+    return finish(int{kExitOk}, console);
+  }
+  const std::string usage = parsed.empty() ? "kvpack --help" : "kvpack " + about.get_name() + " --help";
+  return finish(with_hint(invalid_argument(problem.what()), "see `" + usage + "`"), console);
+}
+
+ColorChoice color_choice(const std::string& name) {
+  return name == "always" ? ColorChoice::kAlways : name == "never" ? ColorChoice::kNever : ColorChoice::kAuto;
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  CommandLine line;
+  declare_program(line);
+  // Before the parser, whose first complaint would be about what is missing, not about what is mistyped.
+  if (const auto mistyped = find_mistyped_word(line.app, {argv + 1, argv + argc})) return finish(*mistyped, Console());
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::ParseError& problem) {
+    return finish_parse(line, problem, Console(color_choice(line.color), line.quiet));
+  }
+  Console console(color_choice(line.color), line.quiet);
+  for (const Verb& verb : line.verbs) {
+    if (verb.app->parsed()) return finish(verb.run(console), console);
+  }
+  return kExitUsage;  // unreachable: one verb is required
+}
+
+}  // namespace kvpack::cli

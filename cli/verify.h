@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvpack verify: is an archive whole? The exit code tells.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/console.h"
+
+namespace kvpack::cli {
+
+struct VerifyArguments {
+  std::vector<std::string> inputs;
+  bool fast = false;  // checksums only, nothing is decoded
+  bool json = false;
+};
+
+void declare_verify(CLI::App& verb, VerifyArguments& arguments);
+// All archives are looked at; the exit code is that of the first bad one.
+Result<int> run_verify(const VerifyArguments& arguments, Console& console);
+
+}  // namespace kvpack::cli
