@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/engine/llama_engine.h"
+
+#include <fmt/format.h>
+#include <ggml-backend.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+
+namespace kvpack::engine {
+namespace {
+
+constexpr uint32_t kBatchTokens = 512;
+// Logits are taken in small batches: a row is a whole vocabulary (1 MB with Gemma).
+constexpr uint32_t kLogitBatchTokens = 64;
+
+void log_errors_only(ggml_log_level level, const char* text, void*) {
+  if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+}
+
+Error engine_error(std::string message) { return {ErrorKind::kIo, "llama.cpp: " + std::move(message)}; }
+
+llama_context_params context_params(const EngineOptions& options) {
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = options.n_ctx * options.streams;
+  params.n_batch = kBatchTokens;
+  params.n_ubatch = kBatchTokens;
+  params.n_seq_max = options.streams;
+  params.kv_unified = options.streams == 1;
+  params.n_threads = options.threads;
+  params.n_threads_batch = options.threads;
+  params.type_k = static_cast<ggml_type>(options.key_type);
+  params.type_v = static_cast<ggml_type>(options.value_type);
+  params.flash_attn_type = options.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  return params;
+}
+
+}  // namespace
+
+void LlamaEngine::FreeModel::operator()(llama_model* model) const { llama_model_free(model); }
+void LlamaEngine::FreeContext::operator()(llama_context* context) const { llama_free(context); }
+
+Result<LlamaEngine> LlamaEngine::open(const std::string& library_folder, const std::string& model_path,
+                                      const EngineOptions& options) {
+  llama_log_set(log_errors_only, nullptr);
+  // The CPU backends are libraries of their own; without the folder they are looked for beside the program.
+  static const bool loaded = [&] {
+    ggml_backend_load_all_from_path(library_folder.c_str());
+    return ggml_backend_dev_count() > 0;
+  }();
+  if (!loaded) return engine_error(library_folder + ": holds no backend");
+
+  LlamaEngine engine;
+  engine.model_.reset(llama_model_load_from_file(model_path.c_str(), llama_model_default_params()));
+  if (engine.model_ == nullptr) return engine_error(model_path + ": cannot be loaded");
+  engine.context_.reset(llama_init_from_model(engine.model_.get(), context_params(options)));
+  if (engine.context_ == nullptr) return engine_error(model_path + ": no context of the kind that was asked for");
+  return engine;
+}
+
+Result<std::vector<int32_t>> LlamaEngine::tokenize(std::string_view text) const {
+  const llama_vocab* vocabulary = llama_model_get_vocab(model_.get());
+  const auto length = static_cast<int32_t>(text.size());
+  std::vector<int32_t> tokens(text.size() + 8);  // a token is a byte at least; and the special ones
+  const int32_t count = llama_tokenize(vocabulary, text.data(), length, tokens.data(),
+                                       static_cast<int32_t>(tokens.size()), /*add_special=*/true,
+                                       /*parse_special=*/false);
+  if (count < 0) return engine_error(fmt::format("tokenize: answer {} for {} bytes", count, length));
+  tokens.resize(static_cast<size_t>(count));
+  return tokens;
+}
+
+uint32_t LlamaEngine::next_position() const {
+  return static_cast<uint32_t>(llama_memory_seq_pos_max(llama_get_memory(context_.get()), 0) + 1);
+}
+
+Status LlamaEngine::decode(const int32_t* tokens, uint32_t count, bool want_logits) {
+  llama_batch batch = llama_batch_init(static_cast<int32_t>(count), 0, 1);
+  batch.n_tokens = static_cast<int32_t>(count);
+  const uint32_t first = next_position();
+  for (uint32_t i = 0; i < count; ++i) {
+    batch.token[i] = tokens[i];
+    batch.pos[i] = static_cast<int32_t>(first + i);
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = 0;
+    batch.logits[i] = want_logits ? 1 : 0;
+  }
+  const int32_t answer = llama_decode(context_.get(), batch);
+  llama_batch_free(batch);
+  if (answer != 0) return engine_error(fmt::format("decode of {} tokens at {}: answer {}", count, first, answer));
+  return {};
+}
+
+Status LlamaEngine::prefill(const std::vector<int32_t>& tokens) {
+  llama_memory_clear(llama_get_memory(context_.get()), true);
+  for (size_t done = 0; done < tokens.size(); done += kBatchTokens) {
+    const auto count = static_cast<uint32_t>(std::min<size_t>(kBatchTokens, tokens.size() - done));
+    KVPACK_RETURN_IF_ERROR(decode(tokens.data() + done, count, /*want_logits=*/false));
+  }
+  return {};
+}
+
+Result<uint64_t> LlamaEngine::save_state(const std::string& path, const std::vector<int32_t>& tokens) {
+  const size_t written = llama_state_seq_save_file(context_.get(), path.c_str(), 0, tokens.data(), tokens.size());
+  if (written == 0) return engine_error(path + ": the state cannot be written");
+  return uint64_t{written};
+}
+
+Result<RestoredState> LlamaEngine::load_state(const std::string& path) {
+  llama_memory_clear(llama_get_memory(context_.get()), true);
+  RestoredState restored;
+  restored.payload.resize(llama_n_ctx(context_.get()) + 64);  // room for a packed payload's own words
+  size_t count = 0;
+  restored.bytes_read = llama_state_seq_load_file(context_.get(), path.c_str(), 0, restored.payload.data(),
+                                                  restored.payload.size(), &count);
+  if (restored.bytes_read == 0) return engine_error(path + ": the state is refused");
+  restored.payload.resize(count);
+  restored.cached_tokens = next_position();
+  return restored;
+}
+
+Result<LogitMatrix> LlamaEngine::evaluate(const std::vector<int32_t>& tokens) {
+  LogitMatrix logits;
+  logits.vocabulary = static_cast<uint32_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
+  logits.values.reserve(tokens.size() * logits.vocabulary);
+  for (size_t done = 0; done < tokens.size(); done += kLogitBatchTokens) {
+    const auto count = static_cast<uint32_t>(std::min<size_t>(kLogitBatchTokens, tokens.size() - done));
+    KVPACK_RETURN_IF_ERROR(decode(tokens.data() + done, count, /*want_logits=*/true));
+    for (uint32_t i = 0; i < count; ++i) {
+      const float* row = llama_get_logits_ith(context_.get(), static_cast<int32_t>(i));
+      if (row == nullptr) return engine_error(fmt::format("no logits for token {}", done + i));
+      logits.values.insert(logits.values.end(), row, row + logits.vocabulary);
+    }
+  }
+  return logits;
+}
+
+Result<std::vector<int32_t>> LlamaEngine::continue_greedily(int32_t first, uint32_t count) {
+  std::vector<int32_t> tokens;
+  int32_t last = first;
+  for (uint32_t i = 0; i < count; ++i) {
+    KVPACK_ASSIGN_OR_RETURN(const LogitMatrix logits, evaluate({last}));
+    last = static_cast<int32_t>(std::max_element(logits.values.begin(), logits.values.end()) - logits.values.begin());
+    tokens.push_back(last);
+  }
+  return tokens;
+}
+
+uint32_t LlamaEngine::head_dim_from_metadata(const char* key) const {
+  std::array<char, 128> text{};
+  llama_model_meta_val_str(model_.get(), "general.architecture", text.data(), text.size());
+  const std::string full_key = fmt::format("{}.attention.{}", text.data(), key);
+  if (llama_model_meta_val_str(model_.get(), full_key.c_str(), text.data(), text.size()) > 0) {
+    return static_cast<uint32_t>(std::atoi(text.data()));
+  }
+  return static_cast<uint32_t>(llama_model_n_embd(model_.get()) / llama_model_n_head(model_.get()));
+}
+
+uint32_t LlamaEngine::key_head_dim() const { return head_dim_from_metadata("key_length"); }
+uint32_t LlamaEngine::value_head_dim() const { return head_dim_from_metadata("value_length"); }
+
+}  // namespace kvpack::engine

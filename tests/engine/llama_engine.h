@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// A real llama.cpp, through libllama, with the few verbs that the engine tests need: fill a cache, save it, restore
+// it, and ask what the model says next. One model, one context, one sequence (0). Nothing throws.
+//
+// A restored cache is compared with a warm one (saved and loaded by the engine itself), never with a fresh prefill:
+// the shape of a batch alone changes the last bits of the logits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/kv_tensor.h"
+#include "formats/result.h"
+
+struct llama_context;
+struct llama_model;
+
+namespace kvpack::engine {
+
+struct EngineOptions {
+  uint32_t n_ctx = 2048;  // tokens per sequence
+  int threads = 1;
+  DType key_type = DType::kF16;
+  DType value_type = DType::kF16;
+  bool flash_attention = true;  // false: V is stored transposed
+  uint32_t streams = 1;         // caches of their own for this many sequences; sequence 0 is used
+};
+
+// What the model predicts after each of some tokens: [token][vocabulary], as the engine computed them.
+struct LogitMatrix {
+  uint32_t vocabulary = 0;
+  std::vector<float> values;
+
+  size_t rows() const { return vocabulary == 0 ? 0 : values.size() / vocabulary; }
+  const float* row(size_t index) const { return values.data() + index * vocabulary; }
+};
+
+// What a state file gave back. With llama-server's packed payload, `payload` is that payload and not a token list.
+struct RestoredState {
+  std::vector<int32_t> payload;  // the words that the engine reports
+  uint32_t cached_tokens = 0;    // positions that the engine will not compute again
+  uint64_t bytes_read = 0;
+};
+
+class LlamaEngine {
+ public:
+  // `library_folder` holds libllama and the CPU backends beside it.
+  static Result<LlamaEngine> open(const std::string& library_folder, const std::string& model_path,
+                                  const EngineOptions& options);
+
+  Result<std::vector<int32_t>> tokenize(std::string_view text) const;
+  // Empties the cache, then computes `tokens` at positions 0, 1, ...
+  Status prefill(const std::vector<int32_t>& tokens);
+  // Writes the sequence with a plain list of `tokens`; bytes written. The file is not written atomically.
+  Result<uint64_t> save_state(const std::string& path, const std::vector<int32_t>& tokens);
+  // Empties the cache, then loads the file into it.
+  Result<RestoredState> load_state(const std::string& path);
+
+  // Appends `tokens` and returns the logits after each of them.
+  Result<LogitMatrix> evaluate(const std::vector<int32_t>& tokens);
+  // Appends `first`, then `count` times the likeliest next token; returns those.
+  Result<std::vector<int32_t>> continue_greedily(int32_t first, uint32_t count);
+
+  uint32_t key_head_dim() const;
+  uint32_t value_head_dim() const;
+
+ private:
+  struct FreeModel {
+    void operator()(llama_model* model) const;
+  };
+  struct FreeContext {
+    void operator()(llama_context* context) const;
+  };
+
+  LlamaEngine() = default;
+  uint32_t head_dim_from_metadata(const char* key) const;
+  uint32_t next_position() const;
+  // Computes one batch, with logits for all of its tokens or for none.
+  Status decode(const int32_t* tokens, uint32_t count, bool want_logits);
+
+  std::unique_ptr<llama_model, FreeModel> model_;
+  std::unique_ptr<llama_context, FreeContext> context_;  // freed before its model
+};
+
+}  // namespace kvpack::engine
