@@ -69,7 +69,7 @@ Result<KvFile> read_kv_file(Bytes bytes, const KvReadOptions& options) {
 Result<KvFileImage> open_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options) {
   switch (format) {
     case KvFileFormat::kLlamaState:
-      return open_llama_container(container, options);
+      return open_llama_container(container);
     case KvFileFormat::kSafetensors:
 #ifdef KVPACK_HAS_SAFETENSORS
       return open_safetensors_container(container, options);

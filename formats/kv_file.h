@@ -35,9 +35,6 @@ struct KvFile {
 struct KvReadOptions {
   const ModelFacts* facts = nullptr;  // null: heads unknown, one head as wide as the row; no RoPE
   bool hadamard_rotated = true;       // quantized llama.cpp caches are rotated unless LLAMA_ATTN_ROT_DISABLE was set
-  // open_container: the largest file that a container may ask for (limit). A container is small and comes from
-  // strangers; pass the size that the archive's own shape implies where it is known.
-  uint64_t max_image_bytes = 1ull << 36;
 };
 
 // Recognises the format by content. Errors: unsupported (unknown version or module: named), corrupt, truncated,

@@ -11,8 +11,8 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <new>
 
+#include "formats/kv_planes.h"
 #include "formats/llama_state.h"
 
 namespace kvpack {
@@ -95,15 +95,6 @@ Status apply_heads(LlamaPlanes& planes, const std::vector<PlaneHeads>& heads) {
   return {};
 }
 
-Result<std::shared_ptr<Bytes>> allocate_image(uint64_t bytes) {
-  // The one allocation whose size a stranger chooses within the limit: the machine may have less.
-  try {
-    return std::make_shared<Bytes>(bytes);
-  } catch (const std::bad_alloc&) {
-    return limit_exceeded(fmt::format("no memory for a file of {} bytes", bytes));
-  }
-}
-
 }  // namespace
 
 Bytes write_llama_container(ByteSpan file, const LlamaState& state, const LlamaPlanes& planes, bool heads_known) {
@@ -160,11 +151,11 @@ Result<LlamaContainer> read_llama_container(ByteSpan container, uint64_t max_byt
   return result;
 }
 
-Result<KvFileImage> open_llama_container(ByteSpan container, const KvReadOptions& options) {
-  auto opened = read_llama_container(container, options.max_image_bytes);
+Result<KvFileImage> open_llama_container(ByteSpan container) {
+  auto opened = read_llama_container(container, kMaxRebuiltFileBytes);
   if (!opened.ok()) return opened.error().within("llama.cpp container");
   KvFileImage image;
-  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_image(opened->state.total_bytes));
+  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(opened->state.total_bytes));
   uint64_t at = 0;
   uint64_t from = 0;
   const ByteSpan skeleton = opened->skeleton;

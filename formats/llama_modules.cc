@@ -44,15 +44,15 @@ struct ModulePattern {
 };
 // The first that fits names the module.
 constexpr ModulePattern kModules[] = {
-    {"V", "unified"},      {"K", "MLA"},           {"VV", "iSWA"},      {"KK", "DSA"},         {"KKK", "DSA-iSWA"},
-    {"R", "recurrent"},    {"VR", "hybrid"},       {"KR", "hybrid MLA"}, {"VVR", "hybrid-iSWA"}, {"KKR", "hybrid-iSWA"},
-    {"VRK", "hybrid-idx"}, {"KRK", "hybrid-idx"},  {"DKKT", "DSV4"},
+    {"V", "unified"},      {"K", "MLA"},          {"VV", "iSWA"},       {"KK", "DSA"},          {"KKK", "DSA-iSWA"},
+    {"R", "recurrent"},    {"VR", "hybrid"},      {"KR", "hybrid MLA"}, {"VVR", "hybrid-iSWA"}, {"KKR", "hybrid-iSWA"},
+    {"VRK", "hybrid-idx"}, {"KRK", "hybrid-idx"}, {"DKKT", "DSV4"},
 };
 
 bool fits(std::string_view blocks, std::string_view pattern) {
-  return blocks.size() == pattern.size() && std::equal(blocks.begin(), blocks.end(), pattern.begin(), [](char a, char b) {
-           return a == b || (a == 'W' && (b == 'V' || b == 'K'));
-         });
+  return blocks.size() == pattern.size() &&
+         std::equal(blocks.begin(), blocks.end(), pattern.begin(),
+                    [](char a, char b) { return a == b || (a == 'W' && (b == 'V' || b == 'K')); });
 }
 
 std::string_view base_name_of(std::string_view blocks) {
@@ -156,7 +156,8 @@ class ModuleSearch {
     });
     for (const LlamaBlockShape& shape : candidates(ext, recurrent)) {
       if (exact_.size() >= kMaxReadings || budget_.exhausted()) return;
-      shape.kind == LlamaBlockKind::kKv ? try_kv(reader, blocks, shape, ext) : try_recurrent(reader, blocks, shape, ext);
+      shape.kind == LlamaBlockKind::kKv ? try_kv(reader, blocks, shape, ext)
+                                        : try_recurrent(reader, blocks, shape, ext);
     }
   }
 
@@ -220,6 +221,12 @@ class ModuleSearch {
   uint64_t deepest_offset_ = 0;
 };
 
+uint64_t cells_of(const LlamaBlock& block) {
+  uint64_t cells = 0;
+  for (const LlamaStream& stream : block.streams) cells += stream.cells;
+  return cells;
+}
+
 std::string normalized(std::string_view architecture) {
   std::string name(architecture);
   std::replace(name.begin(), name.end(), '_', '-');
@@ -229,14 +236,15 @@ std::string normalized(std::string_view architecture) {
 Error no_reading(ModuleSearch& search, const LlamaState& head) {
   if (search.exhausted()) return limit_exceeded("memory module: too many ways to read the file, giving up");
   if (!search.unknown_pattern().empty()) {
-    return unsupported(fmt::format("unknown memory module: blocks {} (V: keys and values, K: keys only, R: recurrent, "
-                                   "W: no layers)",
-                                   search.unknown_pattern()));
+    return unsupported(
+        fmt::format("unknown memory module: blocks {} (V: keys and values, K: keys only, R: recurrent, "
+                    "W: no layers)",
+                    search.unknown_pattern()));
   }
   if (search.prefix() && head.session) {
     const StateReader& rest = search.prefix()->second;
-    return corrupt(fmt::format("{} bytes too many after the memory module, at offset {}", rest.remaining(),
-                               rest.offset()));
+    return corrupt(
+        fmt::format("{} bytes too many after the memory module, at offset {}", rest.remaining(), rest.offset()));
   }
   return search.error().within("memory module");
 }
@@ -262,8 +270,8 @@ Result<std::vector<LlamaState>> search_llama_readings(ByteSpan bytes) {
       KVPACK_ASSIGN_OR_RETURN(head.trailing, rest.take(rest.remaining(), "trailing bytes"));
       return std::vector<LlamaState>{std::move(head)};
     }
-    return truncated(fmt::format("memory module: the file ends within the block that starts at offset {}",
-                                 rest.offset()));
+    return truncated(
+        fmt::format("memory module: the file ends within the block that starts at offset {}", rest.offset()));
   }
   return no_reading(search, head);
 }
@@ -285,8 +293,10 @@ std::string llama_module_name(const LlamaState& state, std::string_view architec
   const std::string_view name = base_name_of(pattern_of(state.blocks));
   const std::string by = normalized(state.architecture.empty() ? architecture : state.architecture);
   const bool ambiguous = name == "iSWA" || name == "DSA";
-  if (certain != nullptr) *certain = !ambiguous || !by.empty();
+  // An indexer has the cells of the layers that it serves; a sliding window may have fewer.
+  if (certain != nullptr) *certain = !ambiguous || !by.empty() || cells_of(state.blocks[0]) > cells_of(state.blocks[1]);
   if (name == "iSWA" && by == "minimax-m3") return "MSA";
+  if (name == "DSA" && by.empty() && cells_of(state.blocks[0]) > cells_of(state.blocks[1])) return "MLA iSWA";
   const bool is_dsa = by.empty() || by == "deepseek32" || by == "deepseek-v32" || by == "glm-dsa";
   if (name == "DSA" && !is_dsa) return "MLA iSWA";
   return std::string(name);

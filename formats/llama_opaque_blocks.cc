@@ -5,8 +5,8 @@
 // DSV4 after its head (12 bytes) and two KV blocks:
 //   mode 0: three compressed K caches: version u32 (1 or 2), rows u32, n_stream u32, n_layer u32;
 //           per layer: id u32, tensor
-//   always: three states: version u32 (1), ratio, state_size, n_embd, n_stream, n_layer u32; per layer: id u32, 2 tensors
-//   tensor: type i32, row_values u64, rows u64, row_bytes u64, n_stream x rows x row_bytes
+//   always: three states: version u32 (1), ratio, state_size, n_embd, n_stream, n_layer u32; per layer: id u32, 2
+//   tensors tensor: type i32, row_values u64, rows u64, row_bytes u64, n_stream x rows x row_bytes
 #include <fmt/format.h>
 
 #include <cstring>
@@ -23,8 +23,8 @@ Status skip_recurrent_rows(StateReader& reader, uint32_t cells, std::string_view
   KVPACK_ASSIGN_OR_RETURN(const int32_t type, reader.read<int32_t>(what));
   KVPACK_ASSIGN_OR_RETURN(const uint64_t row_bytes, reader.read<uint64_t>(what));
   if (type != static_cast<int32_t>(DType::kF32) || row_bytes % 4 != 0 || row_bytes >= 1ull << 32) {
-    return corrupt(fmt::format("{} at offset {}: type {} with rows of {} bytes, expected f32 (0)", what, at, type,
-                               row_bytes));
+    return corrupt(
+        fmt::format("{} at offset {}: type {} with rows of {} bytes, expected f32 (0)", what, at, type, row_bytes));
   }
   KVPACK_RETURN_IF_ERROR(reader.take(row_bytes * cells, what));
   if (!second_row) return {};
@@ -78,8 +78,8 @@ Status skip_dsv4_part(StateReader& reader, uint32_t newest_version, uint32_t cou
   const uint64_t at = reader.offset();
   KVPACK_ASSIGN_OR_RETURN(const uint32_t version, reader.read<uint32_t>("DSV4 part version"));
   if (version < 1 || version > newest_version) {
-    return unsupported(fmt::format("DSV4 part at offset {}: version {}, known is 1 to {}", at, version,
-                                   newest_version));
+    return unsupported(
+        fmt::format("DSV4 part at offset {}: version {}, known is 1 to {}", at, version, newest_version));
   }
   KVPACK_RETURN_IF_ERROR(reader.take(uint64_t{counts - 2} * 4, "DSV4 part sizes"));
   KVPACK_ASSIGN_OR_RETURN(const uint32_t streams, reader.read<uint32_t>("DSV4 stream count"));

@@ -91,8 +91,8 @@ Status check_architecture(const LlamaState& state, const ModelFacts& facts) {
   // transformers' model_type has names of its own, so only a GGUF's architecture can be compared.
   if (!facts.fingerprint.starts_with("gguf:") || state.architecture.empty() || facts.architecture.empty()) return {};
   if (state.architecture == facts.architecture) return {};
-  return invalid_argument(fmt::format("the session file is of architecture '{}', the model of '{}'",
-                                      state.architecture, facts.architecture));
+  return invalid_argument(fmt::format("the session file is of architecture '{}', the model of '{}'", state.architecture,
+                                      facts.architecture));
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A llama.cpp state file as a KvFile: the most plausible reading that fits the model.
+#include "formats/llama_state.h"
+
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
-#include "formats/llama_state.h"
+#include "formats/architectures.h"
 
 namespace kvpack {
 namespace {
@@ -46,12 +49,13 @@ std::string types_of(const LlamaPlanes& planes, Side side) {
 
 std::string describe(const LlamaState& state, const LlamaPlanes& planes, const std::string& module, bool certain,
                      size_t readings) {
-  std::string text = state.session ? fmt::format("llama.cpp session file v{} of '{}'", kLlamaSessionVersion,
-                                                 state.architecture)
-                                   : fmt::format("llama.cpp sequence file v{}, {} payload", kLlamaSequenceVersion,
-                                                 state.packed_payload ? "packed" : "plain");
+  std::string text = state.session
+                         ? fmt::format("llama.cpp session file v{} of '{}'", kLlamaSessionVersion, state.architecture)
+                         : fmt::format("llama.cpp sequence file v{}, {} payload", kLlamaSequenceVersion,
+                                       state.packed_payload ? "packed" : "plain");
   text += ", " + module;
-  if (!certain) text += module == "iSWA" ? " (or MSA: the file does not tell)" : " (or MLA iSWA: the file does not tell)";
+  if (!certain)
+    text += module == "iSWA" ? " (or MSA: the file does not tell)" : " (or MLA iSWA: the file does not tell)";
   if (readings > 1) text += fmt::format(" ({} readings fit, the likeliest taken)", readings);
   bool ext = false;
   bool ple = false;
@@ -91,20 +95,26 @@ std::string assumptions_of(const LlamaPlanes& planes, bool heads_known, bool rot
 }  // namespace
 
 Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options) {
+  KvFile file;
+  const ModelFacts* facts = options.facts;
+  if (facts != nullptr) {
+    // Facts made from a config.json name transformers' channel order, the file has llama.cpp's.
+    ModelFacts own_layout = with_llama_cpp_layout(*facts);
+    if (own_layout.ropes != facts->ropes) file.facts = std::move(own_layout);
+  }
   const auto storage = std::make_shared<const Bytes>(std::move(bytes));
   KVPACK_ASSIGN_OR_RETURN(std::vector<LlamaState> readings, search_llama_readings(*storage));
   const size_t count = readings.size();
-  KVPACK_ASSIGN_OR_RETURN(Reading reading, choose_reading(std::move(readings), options.facts));
+  KVPACK_ASSIGN_OR_RETURN(Reading reading, choose_reading(std::move(readings), facts));
   auto& [state, planes] = reading;
-  const bool heads_known = options.facts != nullptr;
+  const bool heads_known = facts != nullptr;
   if (options.hadamard_rotated) assume_rotation(planes, heads_known);
 
-  KvFile file;
   file.format = KvFileFormat::kLlamaState;
   bool certain = true;
-  file.module = llama_module_name(state, options.facts != nullptr ? options.facts->architecture : "", &certain);
+  file.module = llama_module_name(state, facts != nullptr ? facts->architecture : "", &certain);
   // With facts only one reading was asked for its fit; the others are no news.
-  file.description = describe(state, planes, file.module, certain, options.facts != nullptr ? 1 : count);
+  file.description = describe(state, planes, file.module, certain, heads_known ? 1 : count);
   file.has_opaque_state = state.has_opaque_state();
   file.tokens = state.tokens;
   file.container = write_llama_container(*storage, state, planes, heads_known);
