@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The block types of ggml (ggml-quants.c, MIT), as llama.cpp stores them in quantized KV caches. 32 values a block, d and
-// m in f16; nibble j of qs holds value j in its low half and value j + 16 in its high half:
+// The block types of ggml (ggml-quants.c, MIT), as llama.cpp stores them in quantized KV caches. 32 values a block, d
+// and m in f16; nibble j of qs holds value j in its low half and value j + 16 in its high half:
 //
 //   q8_0    d | qs i8[32]            value = d * q
 //   q4_0    d | qs u4[32]            value = d * (q - 8)

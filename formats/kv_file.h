@@ -66,6 +66,9 @@ struct LlamaLayout {
 // Writers from values (contiguous f32/f16/... planes with any strides). `container` may be empty (other source format).
 Result<Bytes> write_llama_state(const KvTensor& tensor, const std::vector<int32_t>& tokens, ByteSpan container,
                                 const LlamaLayout& layout);
+// Whether write_llama_state would add a guard cell: a sequence file with a complete sliding window that does not reach
+// back to the first two positions and has no guard cell yet.
+bool swa_guard_cell_possible(const KvTensor& tensor, ByteSpan container);
 Result<Bytes> write_safetensors(const KvTensor& tensor, const std::vector<int32_t>& tokens, std::optional<DType> dtype);
 Result<Bytes> write_npy(const KvTensor& tensor, std::optional<DType> dtype);
 

@@ -228,6 +228,6 @@ Bytes write_llama_container(ByteSpan file, const LlamaState& state, const LlamaP
 Result<LlamaContainer> read_llama_container(ByteSpan container, uint64_t max_bytes);
 
 Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options);
-Result<KvFileImage> open_llama_container(ByteSpan container, const KvReadOptions& options);
+Result<KvFileImage> open_llama_container(ByteSpan container);
 
 }  // namespace kvpack

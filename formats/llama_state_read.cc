@@ -61,8 +61,8 @@ Status read_session_payload(StateReader& reader, LlamaState& state) {
   state.tokens = words_of(state.payload);
   KVPACK_ASSIGN_OR_RETURN(const uint32_t length, reader.read<uint32_t>("architecture length"));
   if (length > 256) {
-    return corrupt(fmt::format("architecture name at offset {}: {} bytes long, at most 256 make sense", reader.offset(),
-                               length));
+    return corrupt(
+        fmt::format("architecture name at offset {}: {} bytes long, at most 256 make sense", reader.offset(), length));
   }
   KVPACK_ASSIGN_OR_RETURN(const ByteSpan name, reader.take(length, "architecture"));
   state.architecture = as_text(name);
@@ -149,8 +149,8 @@ Result<LlamaStream> read_stream(StateReader& reader, const LlamaBlockShape& shap
   if (stream.cells == 0) return stream;
   const uint64_t needed = uint64_t{stream.cells} * (shape.ext ? 24 : 12);
   if (stream.cells > kMaxLlamaCells || needed > reader.remaining()) {
-    return truncated(fmt::format("{} cells at offset {} need {} bytes, {} are left", stream.cells, at, needed,
-                                 reader.remaining()));
+    return truncated(
+        fmt::format("{} cells at offset {} need {} bytes, {} are left", stream.cells, at, needed, reader.remaining()));
   }
   KVPACK_RETURN_IF_ERROR(budget.spend(stream.cells));
   KVPACK_ASSIGN_OR_RETURN(stream.cell_bytes,
@@ -170,8 +170,7 @@ Result<LlamaStream> read_stream(StateReader& reader, const LlamaBlockShape& shap
   }
   for (uint32_t layer = 0; shape.has_v && layer < layers; ++layer) {
     const std::string what = fmt::format("V of layer {}", layer);
-    auto plane =
-        stream.transposed_v ? read_columns(reader, stream.cells, what) : read_rows(reader, stream.cells, what);
+    auto plane = stream.transposed_v ? read_columns(reader, stream.cells, what) : read_rows(reader, stream.cells, what);
     if (!plane.ok()) return plane.error();
     stream.values.push_back(*plane);
   }
@@ -184,8 +183,8 @@ Result<LlamaBlock> read_kv_block(StateReader& reader, const LlamaBlockShape& sha
   block.offset = reader.offset();
   KVPACK_ASSIGN_OR_RETURN(const uint32_t streams, reader.read<uint32_t>("stream count"));
   if (streams < 1 || streams > kMaxLlamaStreams) {
-    return corrupt(fmt::format("KV block at offset {}: {} streams, expected 1 to {}", block.offset, streams,
-                               kMaxLlamaStreams));
+    return corrupt(
+        fmt::format("KV block at offset {}: {} streams, expected 1 to {}", block.offset, streams, kMaxLlamaStreams));
   }
   KVPACK_RETURN_IF_ERROR(budget.spend(streams));
   for (uint32_t i = 0; i < streams; ++i) {
