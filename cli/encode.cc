@@ -96,10 +96,12 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   if (!arguments.model.empty()) {
     KVPACK_ASSIGN_OR_RETURN(facts, read_model(arguments.model));
   }
-  const ModelFacts* model = facts ? &*facts : nullptr;
 
   Stopwatch watch;
-  KVPACK_ASSIGN_OR_RETURN(const KvFile file, read_kv_input(arguments.input, model, !arguments.no_hadamard));
+  KVPACK_ASSIGN_OR_RETURN(const KvFile file,
+                          read_kv_input(arguments.input, facts ? &*facts : nullptr, !arguments.no_hadamard));
+  if (file.facts) facts = file.facts;  // reordered to the file's channels
+  const ModelFacts* model = facts ? &*facts : nullptr;
   EncodeTimes times;
   times.read_seconds = watch.lap();
 
