@@ -9,14 +9,17 @@
 //   i8 mean_exponent
 //   varint scale_offset      0..138
 //   f32 step[kv_heads]       level 0's step
-//   signed varint mean[kv_heads * head_dim], in units of step[head] x 2^mean_exponent
 //   matrix only, per head:   varint components, f32 scale[components], i8 rows[components][head_dim]
+//   profile only, per head:  varint components, the first ones of the profile's basis
+//   signed varint mean[], in units of step[head] x 2^mean_exponent: [channel], or with a profile [kv_head][component] of
+//                            what the mean has beside the profile's
 //   u8 class[kv_heads][components]
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "codec/profile.h"
 #include "codec/transform.h"
 #include "formats/archive.h"
 #include "formats/bytes.h"
@@ -36,22 +39,28 @@ struct PlaneParameters {
   int mean_exponent = 0;
   int scale_offset = 0;
   std::vector<float> step;                    // [kv_head]
-  std::vector<int32_t> mean;                  // [channel], see above
-  std::vector<HeadMatrix> matrices;           // [kv_head], matrix transforms only
+  std::vector<int32_t> mean;                  // see above
+  std::vector<HeadMatrix> matrices;           // [kv_head], transforms with a matrix only
+  std::vector<float> mean_values;             // [channel] that both sides subtract and add; made by resolve_mean
   std::vector<std::vector<uint8_t>> classes;  // [kv_head][component]
 
-  // The mean that both sides subtract and add.
-  float mean_of(uint32_t channel, uint32_t head) const;
   uint32_t components(uint32_t head, uint32_t head_dim) const {
-    return transform == TransformKind::kMatrix ? matrices[head].components : head_dim;
+    return has_matrix(transform) ? matrices[head].components : head_dim;
   }
   const HeadMatrix* matrix(uint32_t head) const {
-    return transform == TransformKind::kMatrix ? &matrices[head] : nullptr;
+    return has_matrix(transform) ? &matrices[head] : nullptr;
   }
 };
 
+HeadMatrix first_components(const HeadMatrix& matrix, uint32_t components, uint32_t head_dim);
+
+// Makes mean_values. `profile` is the plane's; null unless the transform is the profile's. Error: corrupt if a mean is
+// not finite.
+Status resolve_mean(PlaneParameters& parameters, const PlaneShape& shape, const ProfilePlane* profile);
+
 void write_plane_parameters(const PlaneParameters& parameters, ByteWriter& out);
-// `bytes` must be used up exactly. Errors: corrupt, truncated.
-Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& shape);
+// `bytes` must be used up exactly. `profile` may be null if the plane does not use one; the mean is resolved. Errors:
+// corrupt, truncated, unsupported (a profile is needed).
+Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& shape, const ProfilePlane* profile);
 
 }  // namespace kvpack

@@ -25,13 +25,14 @@ struct TileContext {
   const PlaneParameters& parameters;
   const Rope* rope = nullptr;          // null: rows are taken as they are
   std::span<const int32_t> positions;  // [token of the chunk]
+  std::span<const int8_t> key_classes;  // [kv_head][token] of the key tile of the same layer and chunk, if it has any
 };
 
 struct TileInput {
   const KvView& view;
   uint32_t first = 0;                     // the chunk's first token in the view
   std::span<const uint32_t> sinks;        // tokens of the chunk to keep exactly, ascending
-  std::span<const int8_t> token_classes;  // [kv_head][token], or empty
+  std::span<const int8_t> token_classes;  // [kv_head][token], or empty; ignored where the context has key_classes
 };
 
 struct LevelDistortion {
@@ -49,6 +50,9 @@ struct EncodedTile {
 
 // Never larger than the raw rows plus one byte. Measuring decodes every level with decode_tile.
 Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure);
+
+// The token classes that a key tile carries, for its value tile; empty if it has none. Reads level 0 only.
+Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, ByteSpan level0);
 
 // Decodes up to levels.size() levels into `rows` (any type; positions.size() tokens). Errors: corrupt, truncated.
 Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows);

@@ -52,9 +52,28 @@ void inverse_transform(const TileContext& context, uint32_t level, const Quantiz
 
 void add_mean(const TileContext& context, std::span<float> rows) {
   const uint32_t channels = context.shape.channels();
-  std::vector<float> mean(channels);
-  for (uint32_t c = 0; c < channels; ++c) mean[c] = context.parameters.mean_of(c, c / context.shape.head_dim);
+  const std::vector<float>& mean = context.parameters.mean_values;
   for (size_t i = 0; i < rows.size(); ++i) rows[i] += mean[i % channels];
+}
+
+// What stands before the low-rank part and the levels' bodies.
+struct TileHead {
+  ExactValues exact_values;
+  ExactTokens exact_tokens;
+  TileTokenClasses classes;
+};
+
+Result<TileHead> read_tile_head(const TileContext& context, ByteReader& in) {
+  const PlaneShape& shape = context.shape;
+  const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
+  const uint64_t row_bytes =
+      make_row_view<const std::byte>(nullptr, shape.dtype, 1, shape.kv_heads, shape.head_dim).packed_row_bytes();
+  TileHead head;
+  KVPACK_ASSIGN_OR_RETURN(head.exact_values,
+                          read_exact_values(in, shape.dtype, uint64_t{tokens} * shape.channels()));
+  KVPACK_ASSIGN_OR_RETURN(head.exact_tokens, read_exact_tokens(in, tokens, row_bytes));
+  KVPACK_ASSIGN_OR_RETURN(head.classes, read_token_classes(in, shape.kv_heads, tokens));
+  return head;
 }
 
 Status decode_quantized(const TileContext& context, ByteReader& in, std::span<const ByteSpan> levels,
@@ -62,13 +81,12 @@ Status decode_quantized(const TileContext& context, ByteReader& in, std::span<co
   const PlaneShape& shape = context.shape;
   const PlaneParameters& parameters = context.parameters;
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
-  const uint64_t row_bytes =
-      make_row_view<const std::byte>(nullptr, shape.dtype, 1, shape.kv_heads, shape.head_dim).packed_row_bytes();
   if (parameters.lossless) return corrupt("a quantized tile in a lossless plane");
-  KVPACK_ASSIGN_OR_RETURN(ExactValues exact_values,
-                          read_exact_values(in, shape.dtype, uint64_t{tokens} * shape.channels()));
-  KVPACK_ASSIGN_OR_RETURN(ExactTokens exact_tokens, read_exact_tokens(in, tokens, row_bytes));
-  KVPACK_ASSIGN_OR_RETURN(std::vector<int8_t> token_classes, read_token_classes(in, uint64_t{tokens} * shape.kv_heads));
+  KVPACK_ASSIGN_OR_RETURN(TileHead head, read_tile_head(context, in));
+  if (head.classes.source == TokenClassSource::kKeyTile && context.key_classes.empty())
+    return corrupt("the tile takes its token classes from a key tile that has none");
+  const std::span<const int8_t> token_classes =
+      head.classes.source == TokenClassSource::kKeyTile ? context.key_classes : std::span<const int8_t>(head.classes.classes);
   LowRankFactors low_rank;
   if (parameters.low_rank > 0) {
     KVPACK_ASSIGN_OR_RETURN(low_rank, read_low_rank(in, tokens, shape.channels(), parameters.low_rank));
@@ -87,12 +105,20 @@ Status decode_quantized(const TileContext& context, ByteReader& in, std::span<co
   if (context.rope != nullptr)
     RopeRotation(*context.rope, context.positions).redo(values, shape.kv_heads, shape.head_dim);
   store_values(rows, 0, tokens, values.data());
-  restore_exact_tokens(exact_tokens, shape.dtype, shape.hadamard_block, rows);
-  restore_exact_values(exact_values, shape.dtype, rows);
+  restore_exact_tokens(head.exact_tokens, shape.dtype, shape.hadamard_block, rows);
+  restore_exact_values(head.exact_values, shape.dtype, rows);
   return {};
 }
 
 }  // namespace
+
+Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, ByteSpan level0) {
+  ByteReader in(level0);
+  KVPACK_ASSIGN_OR_RETURN(uint8_t mode, in.read<uint8_t>("tile mode"));
+  if (mode != static_cast<uint8_t>(TileMode::kQuantized)) return std::vector<int8_t>{};
+  KVPACK_ASSIGN_OR_RETURN(TileHead head, read_tile_head(context, in));
+  return std::move(head.classes.classes);
+}
 
 Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows) {
   const PlaneShape& shape = context.shape;

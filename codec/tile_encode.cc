@@ -48,8 +48,7 @@ ExactTokens take_sinks(const TileInput& input) {
 // Sinks become zero: they are stored aside and would only disturb the symbols' statistics.
 void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<float> rows) {
   const uint32_t channels = context.shape.channels();
-  std::vector<float> mean(channels);
-  for (uint32_t c = 0; c < channels; ++c) mean[c] = context.parameters.mean_of(c, c / context.shape.head_dim);
+  const std::vector<float>& mean = context.parameters.mean_values;
   for (size_t i = 0; i < rows.size(); ++i) rows[i] -= mean[i % channels];
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
@@ -124,7 +123,10 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
     low_rank = fit_low_rank(rows, tokens, shape.channels(), parameters.low_rank);
     add_low_rank(low_rank, -1.0f, rows, shape.channels());
   }
-  QuantizedTile tile = make_quantized_tile(parameters, shape, tokens, input.token_classes);
+  const bool follow_key = !context.key_classes.empty();
+  const auto classes = follow_key ? context.key_classes : input.token_classes;
+  const bool any_class = std::any_of(classes.begin(), classes.end(), [](int8_t c) { return c != 0; });
+  QuantizedTile tile = make_quantized_tile(parameters, shape, tokens, classes);
   if (!transform_and_quantize(context, rows, tile)) return encoded;
   std::vector<Bytes> bodies = encode_levels(tile, parameters);
 
@@ -132,7 +134,10 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   base.write(static_cast<uint8_t>(TileMode::kQuantized));
   write_exact_values(exact_values, base);
   write_exact_tokens(exact_tokens, base);
-  write_token_classes(input.token_classes, base);
+  write_token_classes(follow_key  ? TokenClassSource::kKeyTile
+                      : any_class ? TokenClassSource::kOwn
+                                  : TokenClassSource::kNone,
+                      classes, shape.kv_heads, base);
   if (parameters.low_rank > 0) write_low_rank(low_rank, base);
   base.write_bytes(bodies[0]);
   encoded.levels = std::move(bodies);

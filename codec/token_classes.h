@@ -28,13 +28,23 @@ struct LaneOrder {
 // `classes` [token] of one head; empty: all zero, in token order.
 LaneOrder lane_order(std::span<const int8_t> classes, uint32_t tokens);
 
-// Classes from relative weights (larger: more salient): round(1/2 * 1/2 log2(weight / mean)), clamped. Weights that are
-// not positive and finite count as the smallest class.
-std::vector<int8_t> classes_from_weights(std::span<const float> weights);
+// Classes from the logarithms of token weights (larger: more salient): u = alpha / 2 log2(weight), minus
+// 1/2 log2(mean of 4^u) so that the average token's step stays, rounded and clamped. alpha is 1/2 because a predicted
+// weight is uncertain. Weights that are not finite get the smallest class.
+std::vector<int8_t> classes_from_log_weights(std::span<const float> log_weights);
 
-// [head][token] to and from bytes: one flag byte, then 3 bits each.
-void write_token_classes(std::span<const int8_t> classes, ByteWriter& out);
-Result<std::vector<int8_t>> read_token_classes(ByteReader& in, uint64_t count);
+// Token classes of one tile, [kv_head][token]:
+//   u8 source: 0 none (all zero), 1 follow, 2 as in the key tile of the same layer and chunk
+//   if 1: per head i8 center, u8 scale; varint bytes; a rANS stream of 8 lanes, head by head, token i on lane i mod 8,
+//         class - center by the Gaussian symbol table of that scale
+enum class TokenClassSource : uint8_t { kNone = 0, kOwn = 1, kKeyTile = 2 };
+
+struct TileTokenClasses {
+  TokenClassSource source = TokenClassSource::kNone;
+  std::vector<int8_t> classes;  // kOwn only
+};
+void write_token_classes(TokenClassSource source, std::span<const int8_t> classes, uint32_t kv_heads, ByteWriter& out);
+Result<TileTokenClasses> read_token_classes(ByteReader& in, uint32_t kv_heads, uint32_t tokens);
 
 // step x 2^-class.
 inline float step_of_class(float step, int token_class) {

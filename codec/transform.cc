@@ -18,6 +18,8 @@ std::string_view transform_kind_name(TransformKind kind) {
       return "hadamard";
     case TransformKind::kMatrix:
       return "matrix";
+    case TransformKind::kProfile:
+      return "profile";
   }
   return "?";
 }
@@ -44,7 +46,7 @@ uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1
 
 InverseTransform::InverseTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
-  if (kind_ != TransformKind::kMatrix) return;
+  if (!has_matrix(kind_)) return;
   components_ = matrix->components;
   rows_.resize(size_t{components_} * head_dim);
   for (uint32_t k = 0; k < components_; ++k) {
@@ -55,7 +57,7 @@ InverseTransform::InverseTransform(TransformKind kind, uint32_t head_dim, const 
 }
 
 void InverseTransform::apply(const float* components, float* values) const {
-  if (kind_ != TransformKind::kMatrix) {
+  if (!has_matrix(kind_)) {
     std::memcpy(values, components, head_dim_ * sizeof(float));
     if (kind_ == TransformKind::kHadamard) rotate_hadamard(values, head_dim_, block_);
     return;
@@ -72,7 +74,7 @@ void InverseTransform::apply(const float* components, float* values) const {
 
 ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
-  if (kind_ != TransformKind::kMatrix) return;
+  if (!has_matrix(kind_)) return;
   components_ = matrix->components;
   if (components_ == 0) return;
   Eigen::MatrixXd rows(components_, head_dim);
@@ -93,7 +95,7 @@ ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const 
 }
 
 void ForwardTransform::apply(const float* values, float* components) const {
-  if (kind_ != TransformKind::kMatrix) {
+  if (!has_matrix(kind_)) {
     std::memcpy(components, values, head_dim_ * sizeof(float));
     if (kind_ == TransformKind::kHadamard) rotate_hadamard(components, head_dim_, block_);
     return;

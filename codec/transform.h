@@ -17,7 +17,9 @@
 
 namespace kvpack {
 
-enum class TransformKind : uint8_t { kNone = 0, kHadamard = 1, kMatrix = 2 };
+// kMatrix: rows stored with the plane; kProfile: the first rows of the profile's basis.
+enum class TransformKind : uint8_t { kNone = 0, kHadamard = 1, kMatrix = 2, kProfile = 3 };
+inline bool has_matrix(TransformKind kind) { return kind == TransformKind::kMatrix || kind == TransformKind::kProfile; }
 std::string_view transform_kind_name(TransformKind kind);
 
 // Stored rows of one head's matrix.

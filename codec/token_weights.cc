@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codec/token_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "codec/rope.h"
+#include "codec/token_classes.h"
+
+namespace kvpack {
+namespace {
+
+constexpr uint32_t kBlockTokens = 256;
+
+float log_weight(const float* key, uint32_t dim, double position, double context, const float* weights) {
+  double sum = weights[dim + 4];
+  double squares = 0;
+  for (uint32_t d = 0; d < dim; ++d) {
+    sum += double{key[d]} * double{weights[d]};
+    squares += double{key[d]} * double{key[d]};
+  }
+  sum += std::sqrt(squares) * double{weights[dim]};
+  sum += std::log(std::max(1.0, context - position)) * double{weights[dim + 1]};
+  sum += std::log(position + 1) * double{weights[dim + 2]};
+  sum += position / context * double{weights[dim + 3]};
+  return static_cast<float>(sum);
+}
+
+}  // namespace
+
+std::vector<float> predict_log_weights(const KvView& keys, const Rope* rope, std::span<const int32_t> positions,
+                                       uint32_t context_tokens, const TokenWeightModel& model) {
+  const uint32_t dim = keys.head_dim;
+  std::vector<float> weights(size_t{keys.kv_heads} * keys.tokens);
+  std::vector<float> rows;
+  for (uint32_t first = 0; first < keys.tokens; first += kBlockTokens) {
+    const uint32_t count = std::min(kBlockTokens, keys.tokens - first);
+    rows.resize(size_t{count} * keys.channels());
+    load_values(keys, first, count, rows.data());
+    for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
+    if (rope != nullptr) RopeRotation(*rope, positions.subspan(first, count)).undo(rows, keys.kv_heads, dim);
+    for (uint32_t t = 0; t < count; ++t) {
+      const double position = std::max(0, positions[first + t]);
+      for (uint32_t head = 0; head < keys.kv_heads; ++head) {
+        weights[size_t{head} * keys.tokens + first + t] =
+            log_weight(&rows[size_t{t} * keys.channels() + size_t{head} * dim], dim, position, context_tokens,
+                       &model.weights[size_t{head} * (dim + 5)]);
+      }
+    }
+  }
+  return weights;
+}
+
+std::vector<int8_t> classes_of_plane(std::span<const float> log_weights, uint32_t kv_heads,
+                                     std::span<const uint32_t> sinks) {
+  const size_t tokens = log_weights.size() / kv_heads;
+  std::vector<int8_t> classes;
+  classes.reserve(log_weights.size());
+  for (uint32_t head = 0; head < kv_heads; ++head) {
+    const auto of_head = log_weights.subspan(head * tokens, tokens);
+    std::vector<float> counted(of_head.begin(), of_head.end());
+    for (const uint32_t sink : sinks) counted[sink] = -std::numeric_limits<float>::infinity();
+    std::vector<int8_t> of_this = classes_from_log_weights(counted);
+    for (const uint32_t sink : sinks) of_this[sink] = 0;
+    classes.insert(classes.end(), of_this.begin(), of_this.end());
+  }
+  return classes;
+}
+
+}  // namespace kvpack
