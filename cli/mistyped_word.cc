@@ -65,10 +65,11 @@ std::optional<Error> find_mistyped_word(const CLI::App& program, const std::vect
       continue;
     }
     const bool is_value = std::exchange(awaiting_value, nullptr) != nullptr;
-    if (verb != nullptr || is_value || word.starts_with('-')) continue;
-    verb = find_verb(program, word);
+    const CLI::App& outer = verb != nullptr ? *verb : program;  // a verb may have actions, like `profile train`
+    if (verb_names(outer).empty() || is_value || word.starts_with('-')) continue;
+    verb = find_verb(outer, word);
     if (verb == nullptr) {
-      return with_hint(invalid_argument(fmt::format("unknown verb '{}'", word)), suggested_verb(program, word));
+      return with_hint(invalid_argument(fmt::format("unknown verb '{}'", word)), suggested_verb(outer, word));
     }
   }
   return std::nullopt;

@@ -16,6 +16,7 @@
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
 #include "cli/option_types.h"
+#include "cli/profile.h"
 #include "cli/verify.h"
 #include "cli/version.h"
 
@@ -39,6 +40,7 @@ struct CommandLine {
   VerifyArguments verify;
   DiffArguments diff;
   ModelArguments model;
+  ProfileArguments profile;
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
@@ -86,6 +88,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
+  add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
+           declare_profile, run_profile);
   add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
   add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
   line.completion.program = &line.app;
@@ -112,8 +116,14 @@ int finish(const Result<int>& outcome, const Console& console) {
 
 // What to do instead of running a verb: print help or the version, or explain what is wrong with the arguments.
 int finish_parse(const CommandLine& line, const CLI::ParseError& problem, const Console& console) {
-  const auto parsed = line.app.get_subcommands();
-  const CLI::App& about = parsed.empty() ? line.app : *parsed.front();
+  // The innermost of verb and action that was recognised, and how to call it.
+  const CLI::App* innermost = &line.app;
+  std::string called = "kvpack";
+  for (auto parsed = line.app.get_subcommands(); !parsed.empty(); parsed = innermost->get_subcommands()) {
+    innermost = parsed.front();
+    called += " " + innermost->get_name();
+  }
+  const CLI::App& about = *innermost;
   if (problem.get_name() == "CallForVersion") {
     console.print(version_line() + "\n");
     return finish(int{kExitOk}, console);
@@ -122,8 +132,7 @@ int finish_parse(const CommandLine& line, const CLI::ParseError& problem, const 
     console.print(about.help());
     return finish(int{kExitOk}, console);
   }
-  const std::string usage = parsed.empty() ? "kvpack --help" : "kvpack " + about.get_name() + " --help";
-  return finish(with_hint(invalid_argument(problem.what()), "see `" + usage + "`"), console);
+  return finish(with_hint(invalid_argument(problem.what()), "see `" + called + " --help`"), console);
 }
 
 ColorChoice color_choice(const std::string& name) {

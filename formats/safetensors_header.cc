@@ -139,4 +139,18 @@ Result<SafetensorsHeader> parse_safetensors_header(ByteSpan bytes) {
   return header;
 }
 
+Bytes write_safetensors_header(const std::map<std::string, std::string>& metadata,
+                               const std::vector<SafetensorsEntry>& entries) {
+  Json header = {{"__metadata__", metadata}};
+  for (const SafetensorsEntry& entry : entries) {
+    header[entry.name] = {{"dtype", entry.dtype}, {"shape", entry.shape}, {"data_offsets", {entry.begin, entry.end}}};
+  }
+  std::string text = dump_json(header);
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  ByteWriter writer;
+  writer.write(uint64_t{text.size()});
+  writer.write_bytes(as_byte_span(text));
+  return writer.take();
+}
+
 }  // namespace kvpack

@@ -38,4 +38,9 @@ struct SafetensorsHeader {
 // From the start of a file; what follows the header is not looked at.
 Result<SafetensorsHeader> parse_safetensors_header(ByteSpan bytes);
 
+// The length and the JSON, padded with spaces so that the data begins at a multiple of 8. Names differ, entries lie one
+// after another.
+Bytes write_safetensors_header(const std::map<std::string, std::string>& metadata,
+                               const std::vector<SafetensorsEntry>& entries);
+
 }  // namespace kvpack

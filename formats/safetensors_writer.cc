@@ -7,6 +7,7 @@
 #include "formats/json_text.h"
 #include "formats/kv_file.h"
 #include "formats/kv_planes.h"
+#include "formats/safetensors_header.h"
 
 namespace kvpack {
 namespace {
@@ -79,22 +80,21 @@ bool counts_from_zero(const std::vector<int32_t>& positions) {
   return true;
 }
 
-Result<std::string> make_header(const std::vector<PlannedPlane>& plan, const std::vector<int32_t>& tokens,
-                                const std::vector<int32_t>& positions) {
-  Json metadata = {{"format", "pt"}};
+Result<Bytes> make_header(const std::vector<PlannedPlane>& plan, const std::vector<int32_t>& tokens,
+                          const std::vector<int32_t>& positions) {
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
   if (!tokens.empty()) metadata["tokens"] = dump_json(Json(tokens));
   if (!counts_from_zero(positions)) metadata["positions"] = dump_json(Json(positions));
-  Json header = {{"__metadata__", std::move(metadata)}};
+  std::vector<SafetensorsEntry> entries;
   for (const PlannedPlane& planned : plan) {
     KVPACK_ASSIGN_OR_RETURN(std::string_view dtype, dtype_text(planned.view.dtype));
-    header[plane_name(*planned.plane)] = {
-        {"dtype", dtype},
-        {"shape", {planned.view.kv_heads, planned.view.tokens, planned.view.head_dim}},
-        {"data_offsets", {planned.begin, planned.begin + planned.bytes}}};
+    entries.push_back({plane_name(*planned.plane),
+                       std::string(dtype),
+                       {planned.view.kv_heads, planned.view.tokens, planned.view.head_dim},
+                       planned.begin,
+                       planned.begin + planned.bytes});
   }
-  std::string text = dump_json(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the values are aligned
-  return text;
+  return write_safetensors_header(metadata, entries);
 }
 
 }  // namespace
@@ -104,12 +104,8 @@ Result<Bytes> write_safetensors(const KvTensor& tensor, const std::vector<int32_
   if (tensor.planes.empty()) return invalid_argument("no KV values to write");
   KVPACK_ASSIGN_OR_RETURN(std::vector<PlannedPlane> plan, plan_planes(tensor, dtype));
   KVPACK_ASSIGN_OR_RETURN(std::vector<int32_t> positions, common_positions(tensor));
-  KVPACK_ASSIGN_OR_RETURN(std::string header, make_header(plan, tokens, positions));
-  ByteWriter writer;
-  writer.write(uint64_t{header.size()});
-  writer.write_bytes(as_byte_span(header));
-  const uint64_t data_offset = writer.size();
-  Bytes bytes = writer.take();
+  KVPACK_ASSIGN_OR_RETURN(Bytes bytes, make_header(plan, tokens, positions));
+  const uint64_t data_offset = bytes.size();
   bytes.resize(data_offset + plan.back().begin + plan.back().bytes);
   for (PlannedPlane& planned : plan) {
     planned.view.data = bytes.data() + data_offset + planned.begin;
