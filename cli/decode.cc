@@ -9,6 +9,7 @@
 #include "cli/option_types.h"
 #include "cli/output_file.h"
 #include "cli/printable.h"
+#include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 
@@ -69,6 +70,10 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "KV file to write; - for standard output")
       ->type_name(kFileType)
       ->required();
+  verb.add_option("--profile", arguments.profile,
+                  "the profile that the archive names (default: the embedded, an installed one, or beside --model)")
+      ->type_name(kFileType);
+  verb.add_option("-m,--model", arguments.model, "the model beside which a profile may lie")->type_name(kFileType);
   add_range(verb, "--tokens", arguments.tokens, "only tokens at positions A to B-1");
   add_range(verb, "--layers", arguments.layers, "only layers A to B-1");
   verb.add_option("--level", arguments.level, "stop at this level, 0 being the coarsest (default: the best)")
@@ -112,6 +117,9 @@ Result<int> run_decode(const DecodeArguments& arguments, Console& console) {
   if (!identity.ok()) return about_file(identity.error(), arguments.input);
   KVPACK_ASSIGN_OR_RETURN(DecodePlan plan, plan_decode(arguments, reader, *identity));
 
+  KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
+                          find_profile_for_archive(arguments.profile, arguments.model, reader, *identity));
+  if (profile) plan.options.profile = &profile->profile;
   Stopwatch watch;
   DecodeTimes times;
   Progress progress(console, "decoding", identity->source_bytes);

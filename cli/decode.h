@@ -14,6 +14,8 @@ namespace kvpack::cli {
 struct DecodeArguments {
   std::string input;
   std::string output;
+  std::string profile;  // "": looked for
+  std::string model;    // only to find a profile beside it
   std::string tokens;  // a range; "": all
   std::string layers;  // a range; "": all
   std::optional<uint32_t> level;

@@ -10,6 +10,7 @@
 #include "cli/input_file.h"
 #include "cli/option_types.h"
 #include "cli/output_file.h"
+#include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "codec/archive_codec.h"
 
@@ -35,6 +36,18 @@ Result<EncodeOptions> encode_options(const EncodeArguments& arguments) {
   return options;
 }
 
+Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& arguments, const ModelFacts* model) {
+  std::optional<LoadedProfile> none;
+  if (model == nullptr && !arguments.profile.empty())
+    return invalid_argument("--profile needs --model: a profile is used on keys with RoPE undone");
+  if (model != nullptr && !arguments.no_profile && arguments.quality != quality_name(Quality::kLossless)) {
+    KVPACK_ASSIGN_OR_RETURN(none, find_profile_for_model(arguments.profile, arguments.model, *model));
+  }
+  if (arguments.embed_profile && !none)
+    return invalid_argument("--embed-profile: no profile of this model was given or found");
+  return none;
+}
+
 Status check_standard_input_used_once(const EncodeArguments& arguments) {
   const int uses = (arguments.input == "-") + (arguments.text == "-");
   if (uses > 1) return invalid_argument("standard input cannot be both the KV file and the text");
@@ -53,6 +66,11 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
   verb.add_option("-m,--model", arguments.model,
                   "the model: .gguf, config.json or kvpack's model.json; makes archives much smaller")
       ->type_name(kFileType);
+  auto* profile = verb.add_option("--profile", arguments.profile,
+                                  "profile of the model (default: beside the model, or an installed one)");
+  profile->type_name(kFileType);
+  verb.add_flag("--no-profile", arguments.no_profile, "use none, even if one is found")->excludes(profile);
+  verb.add_flag("--embed-profile", arguments.embed_profile, "carry the profile in the archive");
   auto* quality = add_choice(verb, "--quality", arguments.quality, {"lossless", "high", "medium", "low"},
                              "how close to the input to stay (default: medium)");
   auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0, "aim at this many bits per value");
@@ -88,7 +106,7 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
 Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   KVPACK_RETURN_IF_ERROR(check_standard_input_used_once(arguments));
   KVPACK_ASSIGN_OR_RETURN(const auto output, OutputFile::prepare(arguments.output, arguments.overwrite,
-                                                                 {arguments.input, arguments.model, arguments.text}));
+                                                                 {arguments.input, arguments.model, arguments.text, arguments.profile}));
   if (output->is_stdout()) console.send_reports_to_stderr();
   KVPACK_ASSIGN_OR_RETURN(EncodeOptions options, encode_options(arguments));
 
@@ -102,6 +120,12 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
                           read_kv_input(arguments.input, facts ? &*facts : nullptr, !arguments.no_hadamard));
   if (file.facts) facts = file.facts;  // reordered to the file's channels
   const ModelFacts* model = facts ? &*facts : nullptr;
+  KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile, profile_for(arguments, model));
+  if (profile) {
+    options.profile = &profile->profile;
+    options.profile_hash = profile->hash;
+    if (arguments.embed_profile) options.embedded_profile = profile->bytes;
+  }
   EncodeTimes times;
   times.read_seconds = watch.lap();
 

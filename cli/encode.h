@@ -15,6 +15,9 @@ struct EncodeArguments {
   std::string input;
   std::string output;
   std::string model;  // "": none
+  std::string profile;  // "": looked for
+  bool no_profile = false;
+  bool embed_profile = false;
   std::string quality = "medium";
   std::optional<double> bits_per_value;
   std::optional<double> ratio;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "codec/profile.h"
 #include "formats/archive.h"
 #include "formats/kv_file.h"
 #include "formats/model_facts.h"
@@ -35,7 +36,12 @@ struct EncodeOptions {
   TransformChoice transform = TransformChoice::kAuto;
   uint32_t low_rank = 0;  // rank of the low-rank part per tile (0: none)
   uint32_t chunk_tokens = kDefaultChunkTokens;
-  // [plane of tensor][token * kv_heads + head] relative token weights; empty: all equal (no token classes).
+  // A model's profile: its bases, steps and token weights are used for every plane that it has.
+  const Profile* profile = nullptr;
+  std::string profile_hash;     // of the file, 32 hexadecimal digits (profile_file.h)
+  ByteSpan embedded_profile{};  // the file's bytes, to carry it in the archive; or empty
+  // [plane of tensor][token * kv_heads + head] relative token weights, instead of the profile's; empty: none (without a
+  // profile: all tokens alike). A layer's values take those of its keys.
   std::vector<std::vector<float>> token_weights;
   bool hadamard_rotated = true;  // what KvReadOptions said; recorded
   std::string text;              // the prompt, stored when not empty
@@ -80,7 +86,8 @@ struct DecodeOptions {
   std::optional<uint32_t> level;  // highest level to use; unset: all
   IndexRange positions;           // tokens whose position lies in the range
   IndexRange layers;
-  unsigned threads = 0;  // 0: one per core
+  const Profile* profile = nullptr;  // what ArchiveIdentity::profile_hash names; null if the archive needs none
+  unsigned threads = 0;              // 0: one per core
   ProgressFn progress;
 };
 
@@ -95,6 +102,7 @@ struct ArchiveIdentity {
   std::string source_module;
   uint64_t source_bytes = 0;
   std::string assumptions;
+  std::string profile_hash;  // of the profile that decoding needs, "" if none
   std::string quality;  // "lossless", "high", "medium", "low", or "bits 2.5", ...
   bool lossless = false;
   bool has_opaque_state = false;
@@ -105,6 +113,8 @@ struct ArchiveIdentity {
   std::vector<std::string> notes;
 };
 Result<ArchiveIdentity> read_identity(const ArchiveReader& reader);
+// The profile that an archive carries; error invalid_argument if it carries none.
+Result<Profile> read_embedded_profile(const ArchiveReader& reader);
 Result<std::vector<int32_t>> read_tokens(const ArchiveReader& reader);
 
 // The original file again: to the byte if lossless, else the same layout with the decoded values.

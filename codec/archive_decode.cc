@@ -7,14 +7,16 @@
 #include <cstring>
 
 #include "codec/archive_codec.h"
+#include "codec/layer_planes.h"
 #include "codec/parallel.h"
+#include "codec/profile_file.h"
 #include "codec/plane_parameters.h"
 #include "codec/tile.h"
 
 namespace kvpack {
 namespace {
 
-Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader) {
+Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader, const Profile* profile) {
   const ArchiveShape& shape = reader.shape();
   std::vector<PlaneParameters> all;
   if (shape.planes.empty()) return all;
@@ -23,7 +25,9 @@ Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& re
   for (size_t p = 0; p < shape.planes.size(); ++p) {
     KVPACK_ASSIGN_OR_RETURN(uint64_t bytes, in.read_varint("plane parameters size"));
     KVPACK_ASSIGN_OR_RETURN(ByteSpan blob, in.take(bytes, "plane parameters"));
-    Result<PlaneParameters> parameters = read_plane_parameters(blob, shape.planes[p]);
+    const ProfilePlane* plane_profile =
+        profile != nullptr ? profile->plane(shape.planes[p].layer, shape.planes[p].side) : nullptr;
+    Result<PlaneParameters> parameters = read_plane_parameters(blob, shape.planes[p], plane_profile);
     if (!parameters.ok()) return parameters.error().within(fmt::format("parameters of plane {}", p));
     if (!parameters->lossless && parameters->levels != reader.directory().levels) {
       return corrupt(
@@ -76,6 +80,15 @@ Result<ChunkTiles> read_chunk(const ArchiveReader& reader, uint32_t chunk, uint3
   return tiles;
 }
 
+// The token classes of a layer's key tile, read from the archive if that plane itself is not wanted.
+Result<std::vector<int8_t>> key_tile_classes(const ArchiveReader& reader, uint32_t chunk, uint32_t plane,
+                                             const TileContext& context, const ChunkTiles& tiles) {
+  if (context.parameters.lossless) return std::vector<int8_t>{};
+  if (!tiles.levels[0][plane].empty()) return read_tile_token_classes(context, tiles.levels[0][plane]);
+  KVPACK_ASSIGN_OR_RETURN(const Bytes tile, reader.tile(0, chunk, plane));
+  return read_tile_token_classes(context, tile);
+}
+
 // Where a chunk's decoded rows go. Called for every wanted tile, from several threads.
 using TileSink = std::function<Status(const ChunkShape& chunk, uint32_t plane, const TileContext& context,
                                       std::span<const ByteSpan> levels)>;
@@ -84,7 +97,7 @@ using TileSink = std::function<Status(const ChunkShape& chunk, uint32_t plane, c
 Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
                      const std::function<bool(const ChunkShape&, const PlaneShape&)>& wanted, const TileSink& sink) {
   KVPACK_ASSIGN_OR_RETURN(uint32_t levels, levels_to_decode(reader, options));
-  KVPACK_ASSIGN_OR_RETURN(std::vector<PlaneParameters> parameters, read_all_parameters(reader));
+  KVPACK_ASSIGN_OR_RETURN(std::vector<PlaneParameters> parameters, read_all_parameters(reader, options.profile));
   const ArchiveShape& shape = reader.shape();
   const std::vector<ChunkShape>& chunks = reader.directory().chunks;
   for (uint32_t c = 0; c < chunks.size(); ++c) {
@@ -96,13 +109,33 @@ Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
     const auto positions =
         std::span(shape.token_sets[chunk.token_set].positions).subspan(chunk.first_token, chunk.tokens);
     std::vector<Status> statuses(chunk.planes);
-    parallel_for(chunk.planes, options.threads, [&](uint64_t p) {
-      if (!planes[p]) return;
-      const uint32_t plane = chunk.first_plane + static_cast<uint32_t>(p);
-      const PlaneShape& plane_shape = shape.planes[plane];
-      const Rope* rope = plane_shape.rope >= 0 ? &shape.ropes[static_cast<size_t>(plane_shape.rope)] : nullptr;
-      const TileContext context{plane_shape, parameters[plane], rope, positions};
-      statuses[p] = sink(chunk, plane, context, tiles.of_plane(static_cast<uint32_t>(p)));
+    const auto context_of = [&](uint32_t plane) {
+      const int32_t rope = shape.planes[plane].rope;
+      return TileContext{shape.planes[plane],
+                         parameters[plane],
+                         rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr,
+                         positions,
+                         {}};
+    };
+    const std::vector<LayerPlanes> layers = layers_of_chunk(shape.planes, chunk.first_plane, chunk.planes);
+    parallel_for(layers.size(), options.threads, [&](uint64_t l) {
+      const std::vector<uint32_t>& of_layer = layers[l].planes;
+      std::vector<int8_t> key_classes;
+      for (const uint32_t plane : of_layer) {
+        const uint32_t p = plane - chunk.first_plane;
+        if (!planes[p]) continue;
+        TileContext context = context_of(plane);
+        if (can_follow(shape.planes[of_layer[0]], shape.planes[plane])) {
+          auto classes = key_tile_classes(reader, c, of_layer[0] - chunk.first_plane, context_of(of_layer[0]), tiles);
+          if (!classes.ok()) {
+            statuses[p] = classes.error();
+            continue;
+          }
+          key_classes = std::move(classes).value();
+          context.key_classes = key_classes;
+        }
+        statuses[p] = sink(chunk, plane, context, tiles.of_plane(p));
+      }
     });
     for (uint32_t p = 0; p < chunk.planes; ++p) {
       const PlaneShape& at = shape.planes[chunk.first_plane + p];
@@ -167,6 +200,14 @@ Selection select_tokens(const ArchiveShape& shape, const IndexRange& positions) 
 }
 
 }  // namespace
+
+Result<Profile> read_embedded_profile(const ArchiveReader& reader) {
+  if (!reader.has_section(SectionKind::kProfile)) return invalid_argument("the archive carries no profile");
+  KVPACK_ASSIGN_OR_RETURN(const Bytes bytes, reader.section(SectionKind::kProfile));
+  KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
+  if (profile_hash(bytes) != identity.profile_hash) return corrupt("the embedded profile is not the one that is named");
+  return read_profile(bytes, "the embedded profile");
+}
 
 Result<std::vector<int32_t>> read_tokens(const ArchiveReader& reader) {
   std::vector<int32_t> tokens;

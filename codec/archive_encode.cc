@@ -10,12 +10,13 @@
 
 #include "codec/archive_codec.h"
 #include "codec/identity.h"
+#include "codec/layer_planes.h"
 #include "codec/outliers.h"
 #include "codec/parallel.h"
 #include "codec/parameter_choice.h"
 #include "codec/rate_control.h"
 #include "codec/tile.h"
-#include "codec/token_classes.h"
+#include "codec/token_weights.h"
 
 namespace kvpack {
 namespace {
@@ -45,6 +46,20 @@ ArchiveShape shape_of(const KvTensor& tensor, const ModelFacts* facts, uint32_t 
   return shape;
 }
 
+// [token * kv_heads + head] weights as logarithms, [kv_head][token].
+std::vector<float> log_weights_by_head(const std::vector<float>& weights, uint32_t kv_heads) {
+  const size_t tokens = weights.size() / kv_heads;
+  std::vector<float> by_head(weights.size());
+  for (uint32_t head = 0; head < kv_heads; ++head) {
+    for (size_t t = 0; t < tokens; ++t) by_head[head * tokens + t] = std::log(weights[t * kv_heads + head]);
+  }
+  return by_head;
+}
+
+bool any_class(std::span<const int8_t> classes) {
+  return std::any_of(classes.begin(), classes.end(), [](int8_t c) { return c != 0; });
+}
+
 class ArchiveEncoder {
  public:
   ArchiveEncoder(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options)
@@ -64,18 +79,22 @@ class ArchiveEncoder {
   Status encode(const StepRule* rule, const std::string& quality, bool measure, ByteSink& sink, EncodeReport& report);
 
  private:
-  struct TileJob {
+  struct LayerJob {
     uint32_t chunk = 0;
-    uint32_t plane = 0;  // of the tensor
+    std::vector<uint32_t> planes;  // of the tensor, the key first
   };
   const Rope* rope_of(const KvPlane& plane) const {
     return facts_ != nullptr && plane.rope >= 0 ? &shape_.ropes[static_cast<size_t>(plane.rope)] : nullptr;
   }
   void choose_all(const StepRule* rule);
-  Result<EncodedTile> encode_job(const TileJob& job, bool measure) const;
-  std::vector<int8_t> classes_of(const TileJob& job) const;
+  // Fills the job's planes in `tiles` [plane of the chunk].
+  Status encode_layer(const LayerJob& job, bool measure, std::span<EncodedTile> tiles) const;
+  const ProfilePlane* profile_of(uint32_t plane) const;
+  void set_token_classes();
+  // [kv_head][token of the chunk], or empty.
+  std::vector<int8_t> classes_of_tile(uint32_t plane, const ChunkShape& chunk) const;
   Status set_sections(ArchiveWriter& writer, const std::string& quality, const EncodeReport& report) const;
-  void fill_report(const std::vector<EncodedTile>& tiles, uint32_t levels, bool measure, EncodeReport& report) const;
+  void fill_report(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, bool measure, EncodeReport& report) const;
   void progress(uint64_t done, uint64_t total, const std::string& phase) const {
     if (options_.progress) options_.progress(done, total, phase);
   }
@@ -88,6 +107,7 @@ class ArchiveEncoder {
   std::vector<std::vector<uint32_t>> sinks_;  // [token set]
   std::vector<PlaneStatistics> statistics_;   // [plane]
   std::vector<PlaneParameters> parameters_;   // [plane]
+  std::vector<std::vector<int8_t>> classes_;  // [plane][kv_head][token], or empty
   double squared_values_ = 0;
 };
 
@@ -111,53 +131,104 @@ void ArchiveEncoder::measure_planes() {
                                    sinks_[plane.token_set], with_klt);
     progress(++done, planes.size(), "measuring");
   });
+  set_token_classes();
+}
+
+const ProfilePlane* ArchiveEncoder::profile_of(uint32_t plane) const {
+  if (options_.profile == nullptr || facts_ == nullptr) return nullptr;
+  const PlaneShape& shape = shape_.planes[plane];
+  const ProfilePlane* profile = options_.profile->plane(shape.layer, shape.side);
+  const bool fits = profile != nullptr && profile->kv_heads == shape.kv_heads && profile->head_dim == shape.head_dim;
+  return fits ? profile : nullptr;
+}
+
+// From the caller's weights, or the profile's regression on the keys; a layer's values have those of its keys.
+void ArchiveEncoder::set_token_classes() {
+  const auto& planes = file_.tensor.planes;
+  classes_.assign(planes.size(), {});
+  int32_t last = 0;
+  for (const TokenSetShape& set : shape_.token_sets) {
+    for (const int32_t position : set.positions) last = std::max(last, position);
+  }
+  parallel_for(planes.size(), options_.threads, [&](uint64_t p) {
+    const KvPlane& plane = planes[p];
+    const auto& sinks = sinks_[plane.token_set];
+    std::vector<float> log_weights;
+    if (!options_.token_weights.empty()) {
+      log_weights = log_weights_by_head(options_.token_weights[p], plane.view.kv_heads);
+    } else if (plane.side == Side::kKey && profile_of(static_cast<uint32_t>(p)) != nullptr) {
+      const TokenWeightModel* model = options_.profile->token_model(plane.layer);
+      if (model != nullptr && model->kv_heads == plane.view.kv_heads && model->head_dim == plane.view.head_dim) {
+        log_weights = predict_log_weights(plane.view, rope_of(plane), shape_.token_sets[plane.token_set].positions,
+                                          static_cast<uint32_t>(last) + 1, *model);
+      }
+    }
+    if (!log_weights.empty()) classes_[p] = classes_of_plane(log_weights, plane.view.kv_heads, sinks);
+  });
+  for (const LayerPlanes& layer : layers_of_chunk(shape_.planes, 0, static_cast<uint32_t>(planes.size()))) {
+    for (const uint32_t p : layer.planes) {
+      const uint32_t key = layer.planes[0];
+      const bool same = can_follow(shape_.planes[key], shape_.planes[p]) && planes[key].token_set == planes[p].token_set;
+      if (same && classes_[p].empty()) classes_[p] = classes_[key];
+    }
+  }
+}
+
+std::vector<int8_t> ArchiveEncoder::classes_of_tile(uint32_t plane, const ChunkShape& chunk) const {
+  std::vector<int8_t> classes;
+  const std::vector<int8_t>& all = classes_[plane];
+  const uint32_t tokens = file_.tensor.planes[plane].view.tokens;
+  for (size_t first = chunk.first_token; first < all.size(); first += tokens) {
+    classes.insert(classes.end(), all.begin() + static_cast<ptrdiff_t>(first),
+                   all.begin() + static_cast<ptrdiff_t>(first + chunk.tokens));
+  }
+  return classes;
 }
 
 void ArchiveEncoder::choose_all(const StepRule* rule) {
   parameters_.assign(shape_.planes.size(), {});
   parallel_for(parameters_.size(), options_.threads, [&](uint64_t p) {
+    const ProfilePlane* profile = profile_of(static_cast<uint32_t>(p));
     if (rule == nullptr) {
       parameters_[p].lossless = true;
+    } else if (profile != nullptr && rule->profile_step > 0) {
+      parameters_[p] = choose_profile_parameters(statistics_[p], *rule, *profile, classes_[p]).parameters;
     } else {
       parameters_[p] = choose_parameters(statistics_[p], *rule, options_.transform, options_.low_rank).parameters;
     }
   });
 }
 
-std::vector<int8_t> ArchiveEncoder::classes_of(const TileJob& job) const {
-  if (options_.token_weights.empty() || options_.token_weights[job.plane].empty()) return {};
-  const PlaneShape& plane = shape_.planes[job.plane];
+Status ArchiveEncoder::encode_layer(const LayerJob& job, bool measure, std::span<EncodedTile> tiles) const {
   const ChunkShape& chunk = chunks_[job.chunk];
-  const std::vector<float>& weights = options_.token_weights[job.plane];
-  const uint32_t tokens = static_cast<uint32_t>(weights.size() / plane.kv_heads);
-  std::vector<int8_t> classes;
-  std::vector<float> of_head(tokens);
-  for (uint32_t head = 0; head < plane.kv_heads; ++head) {
-    for (uint32_t t = 0; t < tokens; ++t) of_head[t] = weights[size_t{t} * plane.kv_heads + head];
-    const std::vector<int8_t> all = classes_from_weights(of_head);
-    classes.insert(classes.end(), all.begin() + chunk.first_token, all.begin() + chunk.first_token + chunk.tokens);
-  }
-  return classes;
-}
-
-Result<EncodedTile> ArchiveEncoder::encode_job(const TileJob& job, bool measure) const {
-  const ChunkShape& chunk = chunks_[job.chunk];
-  const KvPlane& plane = file_.tensor.planes[job.plane];
   const auto& positions = shape_.token_sets[chunk.token_set].positions;
-  const TileContext context{shape_.planes[job.plane], parameters_[job.plane], rope_of(plane),
-                            std::span(positions).subspan(chunk.first_token, chunk.tokens)};
-  std::vector<uint32_t> sinks;
-  if (!context.parameters.lossless) {
-    for (const uint32_t token : sinks_[chunk.token_set]) {
+  std::vector<int8_t> key_classes;
+  uint32_t key = UINT32_MAX;
+  for (const uint32_t p : job.planes) {
+    TileContext context{shape_.planes[p],
+                        parameters_[p],
+                        rope_of(file_.tensor.planes[p]),
+                        std::span(positions).subspan(chunk.first_token, chunk.tokens),
+                        {}};
+    if (key != UINT32_MAX && can_follow(shape_.planes[key], shape_.planes[p])) context.key_classes = key_classes;
+    std::vector<uint32_t> sinks;
+    for (const uint32_t token : context.parameters.lossless ? std::vector<uint32_t>{} : sinks_[chunk.token_set]) {
       if (token >= chunk.first_token && token < chunk.first_token + chunk.tokens)
         sinks.push_back(token - chunk.first_token);
     }
+    const std::vector<int8_t> classes = classes_of_tile(p, chunk);
+    EncodedTile& tile = tiles[p - chunk.first_plane];
+    KVPACK_ASSIGN_OR_RETURN(
+        tile, encode_tile(context, {file_.tensor.planes[p].view, chunk.first_token, sinks, classes}, measure));
+    if (shape_.planes[p].side == Side::kKey && tile.quantized) {
+      key = p;
+      key_classes = any_class(classes) ? classes : std::vector<int8_t>{};
+    }
   }
-  const std::vector<int8_t> classes = classes_of(job);
-  return encode_tile(context, {plane.view, chunk.first_token, sinks, classes}, measure);
+  return {};
 }
 
-void ArchiveEncoder::fill_report(const std::vector<EncodedTile>& tiles, uint32_t levels, bool measure,
+void ArchiveEncoder::fill_report(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, bool measure,
                                  EncodeReport& report) const {
   report.raw_tiles = 0;
   report.non_finite = 0;
@@ -165,13 +236,15 @@ void ArchiveEncoder::fill_report(const std::vector<EncodedTile>& tiles, uint32_t
   report.levels.assign(levels, {});
   std::vector<double> squared_error(levels, 0.0);
   double squared_values = 0;
-  for (const EncodedTile& tile : tiles) {
-    report.raw_tiles += !tile.quantized && levels > 1;
-    report.non_finite += tile.exact_values;
-    squared_values += tile.squared_values;
-    if (!measure) continue;
-    for (uint32_t level = 0; level < levels; ++level) squared_error[level] += tile.distortion[level].squared_error;
-    report.max_error = std::max(report.max_error, tile.distortion.back().max_error);
+  for (const auto& of_chunk : tiles) {
+    for (const EncodedTile& tile : of_chunk) {
+      report.raw_tiles += !tile.quantized && levels > 1;
+      report.non_finite += tile.exact_values;
+      squared_values += tile.squared_values;
+      if (!measure) continue;
+      for (uint32_t level = 0; level < levels; ++level) squared_error[level] += tile.distortion[level].squared_error;
+      report.max_error = std::max(report.max_error, tile.distortion.back().max_error);
+    }
   }
   for (uint32_t level = 0; level < levels && squared_values > 0; ++level) {
     report.levels[level].relative_error = std::sqrt(squared_error[level] / squared_values);
@@ -197,6 +270,10 @@ Status ArchiveEncoder::set_sections(ArchiveWriter& writer, const std::string& qu
   identity.hadamard_rotated = options_.hadamard_rotated;
   identity.quality = quality;
   identity.lossless = quality == quality_name(Quality::kLossless);
+  const bool uses_profile = std::any_of(parameters_.begin(), parameters_.end(), [](const PlaneParameters& parameters) {
+    return parameters.transform == TransformKind::kProfile;
+  });
+  if (uses_profile) identity.profile_hash = options_.profile_hash;
   identity.squared_values = squared_values_;
   for (const LevelReport& level : report.levels) identity.level_errors.push_back(level.relative_error);
   identity.notes = report.notes;
@@ -215,6 +292,10 @@ Status ArchiveEncoder::set_sections(ArchiveWriter& writer, const std::string& qu
     all.write_varint(one.size());
     all.write_bytes(one.bytes());
   }
+  if (uses_profile && !options_.embedded_profile.empty()) {
+    const ByteSpan profile = options_.embedded_profile;
+    KVPACK_RETURN_IF_ERROR(writer.set_section(SectionKind::kProfile, Bytes(profile.begin(), profile.end())));
+  }
   return writer.set_section(SectionKind::kParameters, all.take());
 }
 
@@ -222,41 +303,45 @@ Status ArchiveEncoder::encode(const StepRule* rule, const std::string& quality, 
                               EncodeReport& report) {
   choose_all(rule);
   const uint32_t levels = rule == nullptr ? 1 : rule->levels;
-  std::vector<TileJob> jobs;
+  std::vector<LayerJob> jobs;
+  std::vector<std::vector<EncodedTile>> tiles;  // [chunk][plane of the chunk]
   for (uint32_t c = 0; c < chunks_.size(); ++c) {
-    for (uint32_t p = 0; p < chunks_[c].planes; ++p) jobs.push_back({c, chunks_[c].first_plane + p});
+    tiles.emplace_back(chunks_[c].planes);
+    for (LayerPlanes& layer : layers_of_chunk(shape_.planes, chunks_[c].first_plane, chunks_[c].planes)) {
+      jobs.push_back({c, std::move(layer.planes)});
+    }
   }
-  std::vector<EncodedTile> tiles(jobs.size());
   std::vector<Status> statuses(jobs.size());
   std::atomic<uint64_t> done{0};
   const std::string phase = report.passes > 1 ? fmt::format("encoding, pass {}", report.passes) : "encoding";
   parallel_for(jobs.size(), options_.threads, [&](uint64_t j) {
-    Result<EncodedTile> tile = encode_job(jobs[j], measure);
-    if (tile.ok()) {
-      tiles[j] = std::move(tile).value();
-      // A lossless plane in an archive of several levels (its step was out of range) has empty refinements.
-      tiles[j].levels.resize(levels);
-      if (measure) tiles[j].distortion.resize(levels, tiles[j].distortion.back());
-    } else {
-      statuses[j] = tile.error();
-    }
+    statuses[j] = encode_layer(jobs[j], measure, tiles[jobs[j].chunk]);
     progress(++done, jobs.size(), phase);
   });
   for (size_t j = 0; j < jobs.size(); ++j) {
     if (!statuses[j].ok()) return statuses[j].error().within(fmt::format("chunk {}", jobs[j].chunk));
   }
-  fill_report(tiles, levels, measure, report);
   squared_values_ = 0;
-  for (const EncodedTile& tile : tiles) squared_values_ += tile.squared_values;
+  for (auto& of_chunk : tiles) {
+    for (EncodedTile& tile : of_chunk) {
+      squared_values_ += tile.squared_values;
+      // A lossless plane in an archive of several levels (its step was out of range) has empty refinements.
+      tile.levels.resize(levels);
+      if (measure) tile.distortion.resize(levels, tile.distortion.back());
+    }
+  }
+  fill_report(tiles, levels, measure, report);
 
   ArchiveWriter writer(shape_, levels);
-  for (size_t j = 0; j < jobs.size(); ++j) {
-    for (uint32_t level = 0; level < levels; ++level) {
-      const double distortion = measure ? tiles[j].distortion[level].squared_error : 0;
-      Bytes bytes = std::move(tiles[j].levels[level]);
-      report.levels[level].bytes += bytes.size();
-      KVPACK_RETURN_IF_ERROR(writer.add_tile(jobs[j].chunk, jobs[j].plane - chunks_[jobs[j].chunk].first_plane, level,
-                                             std::move(bytes), static_cast<float>(std::min(distortion, 1e38))));
+  for (uint32_t c = 0; c < tiles.size(); ++c) {
+    for (uint32_t p = 0; p < tiles[c].size(); ++p) {
+      for (uint32_t level = 0; level < levels; ++level) {
+        const double distortion = measure ? tiles[c][p].distortion[level].squared_error : 0;
+        Bytes bytes = std::move(tiles[c][p].levels[level]);
+        report.levels[level].bytes += bytes.size();
+        KVPACK_RETURN_IF_ERROR(
+            writer.add_tile(c, p, level, std::move(bytes), static_cast<float>(std::min(distortion, 1e38))));
+      }
     }
   }
   KVPACK_RETURN_IF_ERROR(set_sections(writer, quality, report));

@@ -129,7 +129,7 @@ Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape,
         measure_plane(plane.view, rope, positions, sinks, options.transform != TransformChoice::kNone);
     parameters = choose_parameters(stats, step_rule_of(options.quality), options.transform, 0).parameters;
   }
-  const TileContext context{shape, parameters, rope, positions};
+  const TileContext context{shape, parameters, rope, positions, {}};
   KVPACK_ASSIGN_OR_RETURN(EncodedTile tile, encode_tile(context, {plane.view, 0, sinks, {}}, false));
   ByteWriter out;
   write_plane_parameters(parameters, out);
@@ -285,12 +285,12 @@ Status decode_frame(ByteSpan frame, uint32_t top_level, std::span<const MutableK
   KVPACK_ASSIGN_OR_RETURN(FrameBody body, split_body(in, static_cast<uint32_t>(planes.size()), header.levels));
   const uint32_t levels = std::min(top_level, header.levels - 1) + 1;
   for (size_t p = 0; p < planes.size(); ++p) {
-    KVPACK_ASSIGN_OR_RETURN(PlaneParameters parameters, read_plane_parameters(body.parameters[p], shape.planes[p]));
+    KVPACK_ASSIGN_OR_RETURN(PlaneParameters parameters, read_plane_parameters(body.parameters[p], shape.planes[p], nullptr));
     if (!parameters.lossless && parameters.levels != header.levels)
       return corrupt(fmt::format("plane {} has {} levels", p, parameters.levels));
     const int32_t rope = shape.planes[p].rope;
     const TileContext context{shape.planes[p], parameters,
-                              rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr, positions};
+                              rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr, positions, {}};
     KVPACK_RETURN_IF_ERROR(decode_tile(context, std::span(body.tiles[p]).first(levels), planes[p]));
   }
   return {};

@@ -59,6 +59,7 @@ std::string identity_to_json(const ArchiveIdentity& identity) {
                       {"hadamard_rotated", identity.hadamard_rotated},
                       {"assumptions", identity.assumptions}};
   object["codec"] = {{"quality", identity.quality},
+                     {"profile", identity.profile_hash},
                      {"lossless", identity.lossless},
                      {"squared_values", identity.squared_values},
                      {"level_errors", identity.level_errors}};
@@ -92,6 +93,7 @@ Result<ArchiveIdentity> identity_from_json(std::string_view text) {
   identity.assumptions = text_field(source, "assumptions");
   const json& codec = part("codec");
   identity.quality = text_field(codec, "quality");
+  identity.profile_hash = text_field(codec, "profile");
   identity.lossless = flag_field(codec, "lossless");
   identity.squared_values = number_field(codec, "squared_values");
   if (const auto errors = codec.find("level_errors"); errors != codec.end() && errors->is_array()) {

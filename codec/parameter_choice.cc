@@ -7,6 +7,7 @@
 #include "codec/class_choice.h"
 #include "codec/entropy_tables.h"
 #include "codec/quantizer.h"
+#include "codec/token_classes.h"
 
 namespace kvpack {
 namespace {
@@ -45,9 +46,11 @@ bool set_mean(const PlaneStatistics& stats, PlaneParameters& parameters) {
   }
   if (exponent > 100) return false;
   parameters.mean_exponent = exponent;
+  parameters.mean_values.resize(stats.mean.size());
   for (uint32_t c = 0; c < stats.mean.size(); ++c) {
-    parameters.mean.push_back(
-        static_cast<int32_t>(std::lrint(stats.mean[c] / std::ldexp(parameters.step[c / dim], exponent))));
+    const float unit = std::ldexp(parameters.step[c / dim], exponent);
+    parameters.mean.push_back(static_cast<int32_t>(std::lrint(stats.mean[c] / double{unit})));
+    parameters.mean_values[c] = static_cast<float>(parameters.mean[c]) * unit;
   }
   return true;
 }
@@ -62,7 +65,7 @@ std::vector<float> transform_sample(const PlaneStatistics& stats, const PlanePar
   std::vector<float> out(size_t{forward.components()} * stats.sample_tokens);
   for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
     for (uint32_t d = 0; d < stats.head_dim; ++d) {
-      values[d] = stats.sample[size_t{t} * channels + first + d] - parameters.mean_of(first + d, head);
+      values[d] = stats.sample[size_t{t} * channels + first + d] - parameters.mean_values[first + d];
     }
     forward.apply(values.data(), components.data());
     for (uint32_t k = 0; k < forward.components(); ++k) out[size_t{k} * stats.sample_tokens + t] = components[k];
@@ -97,28 +100,37 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
 
 // Histograms of one head's sample at the finest step.
 std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, const PlaneParameters& parameters,
-                                                  uint32_t head) {
+                                                  uint32_t head, std::span<const int8_t> token_classes) {
   const ForwardTransform forward(parameters.transform, stats.head_dim, parameters.matrix(head));
   const std::vector<float> components = transform_sample(stats, parameters, head, forward);
-  const float inverse_step = 1.0f / (parameters.step[head] * kThirds[parameters.levels - 1]);
+  const float step = parameters.step[head] * kThirds[parameters.levels - 1];
   std::vector<ComponentHistogram> histograms(forward.components());
-  std::vector<int32_t> q(stats.sample_tokens);
-  for (uint32_t k = 0; k < forward.components(); ++k) {
+  for (int token_class = kMinTokenClass; token_class <= kMaxTokenClass; ++token_class) {
+    std::vector<uint32_t> of_class;
     for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-      const float scaled = components[size_t{k} * stats.sample_tokens + t] * inverse_step;
-      q[t] = std::fabs(scaled) < static_cast<float>(kMaxQuantized) ? quantize(scaled, 1.0f) : kMaxQuantized;
+      const int actual = token_classes.empty() ? 0 : token_classes[head * stats.view_tokens + stats.sample_token[t]];
+      if (actual == token_class) of_class.push_back(t);
     }
-    histograms[k].add(q, 0);
+    if (of_class.empty()) continue;
+    const float inverse_step = 1.0f / step_of_class(step, token_class);
+    std::vector<int32_t> q(of_class.size());
+    for (uint32_t k = 0; k < forward.components(); ++k) {
+      for (size_t i = 0; i < of_class.size(); ++i) {
+        const float scaled = components[size_t{k} * stats.sample_tokens + of_class[i]] * inverse_step;
+        q[i] = std::fabs(scaled) < static_cast<float>(kMaxQuantized) ? quantize(scaled, 1.0f) : kMaxQuantized;
+      }
+      histograms[k].add(q, token_class);
+    }
   }
   return histograms;
 }
 
 // Reference classes of all components, and the bits that the whole plane is expected to need.
-double set_classes(const PlaneStatistics& stats, PlaneParameters& parameters) {
+double set_classes(const PlaneStatistics& stats, PlaneParameters& parameters, std::span<const int8_t> token_classes) {
   std::vector<std::vector<ComponentHistogram>> histograms;
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(sample_histograms(stats, parameters, head));
+    histograms.push_back(sample_histograms(stats, parameters, head, token_classes));
     for (const ComponentHistogram& histogram : histograms.back()) {
       largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
     }
@@ -144,6 +156,34 @@ double set_classes(const PlaneStatistics& stats, PlaneParameters& parameters) {
   return bits;
 }
 
+PlaneShape plane_shape_of(const PlaneStatistics& stats) {
+  PlaneShape shape;
+  shape.kv_heads = stats.kv_heads;
+  shape.head_dim = stats.head_dim;
+  return shape;
+}
+
+// How many of the profile's components, from the first, are worth coding at this step: the others round to zero almost
+// always, in the sample's values as in what the context's mean has beside the profile's (`mean`, [component]).
+uint32_t live_components(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head,
+                         const ForwardTransform& forward, std::span<const float> mean,
+                         std::span<const int8_t> token_classes) {
+  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
+  const float step = parameters.step[head] * kThirds[parameters.levels - 1];
+  for (uint32_t k = forward.components(); k > 0; --k) {
+    const float* of_component = &components[size_t{k - 1} * stats.sample_tokens];
+    if (std::fabs(mean[k - 1]) > kDropDeviation * step) return k;
+    uint32_t alive = 0;
+    for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
+      const int token_class =
+          token_classes.empty() ? 0 : token_classes[head * stats.view_tokens + stats.sample_token[t]];
+      alive += std::fabs(of_component[t] - mean[k - 1]) > 0.5f * step_of_class(step, token_class);
+    }
+    if (alive > stats.sample_tokens / 256) return k;
+  }
+  return 0;
+}
+
 ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters parameters, TransformKind transform) {
   parameters.transform = transform;
   double matrix_bits = 0;
@@ -152,11 +192,56 @@ ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters par
     matrix_bits += 8.0 * (stats.head_dim + sizeof(float)) * parameters.matrices.back().components;
   }
   ParameterChoice choice{std::move(parameters), 0};
-  choice.estimated_bits = set_classes(stats, choice.parameters) + matrix_bits;
+  choice.estimated_bits = set_classes(stats, choice.parameters, {}) + matrix_bits;
   return choice;
 }
 
 }  // namespace
+
+ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const StepRule& rule,
+                                          const ProfilePlane& profile, std::span<const int8_t> token_classes) {
+  const uint32_t dim = stats.head_dim;
+  ParameterChoice choice;
+  PlaneParameters& parameters = choice.parameters;
+  parameters.levels = rule.levels;
+  parameters.transform = TransformKind::kProfile;
+  const double coarsest = rule.profile_step * power_of_3(rule.levels - 1);
+  parameters.step.assign(stats.kv_heads, static_cast<float>(coarsest));
+  if (!(coarsest >= kFinestStep && coarsest <= kCoarsestStep)) {
+    parameters = {};
+    parameters.lossless = true;
+    return choice;
+  }
+  parameters.mean_values = profile.mean;
+  // What the context's mean has beside the profile's, in thirds of the finest step: an error of the mean is the same
+  // for every token, so it does not average out in attention as rounding does.
+  parameters.mean_exponent = -2 - static_cast<int>(std::ceil(std::log2(3.0) * (rule.levels - 1)));
+  const float unit = std::ldexp(static_cast<float>(coarsest), parameters.mean_exponent);
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    const HeadMatrix& basis = profile.basis[head];
+    const ForwardTransform forward(TransformKind::kProfile, dim, &basis);
+    std::vector<float> offset(dim);
+    std::vector<float> components(basis.components);
+    for (uint32_t d = 0; d < dim; ++d) {
+      const size_t c = size_t{head} * dim + d;
+      offset[d] = static_cast<float>(stats.mean[c] - double{profile.mean[c]});
+    }
+    forward.apply(offset.data(), components.data());
+    const uint32_t live = live_components(stats, parameters, head, forward, components, token_classes);
+    parameters.matrices.push_back(first_components(basis, live, dim));
+    for (uint32_t k = 0; k < live; ++k) {
+      const double quotient = std::clamp(double{components[k]} / double{unit}, -1e9, 1e9);
+      parameters.mean.push_back(static_cast<int32_t>(std::lrint(quotient)));
+    }
+  }
+  if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) {
+    parameters = {};
+    parameters.lossless = true;
+    return choice;
+  }
+  choice.estimated_bits = set_classes(stats, parameters, token_classes);
+  return choice;
+}
 
 ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, TransformChoice transform,
                                   uint32_t low_rank) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "codec/archive_codec.h"
+#include <span>
+
 #include "codec/plane_parameters.h"
 #include "codec/plane_statistics.h"
 
@@ -16,6 +18,7 @@ struct StepRule {
   double per_deviation = 0;  // step of a head = this x its deviation, or
   double absolute = 0;       // the same step for all heads, if > 0
   uint32_t levels = 1;
+  double profile_step = 0;   // with a profile: the finest step of every component
 };
 
 struct ParameterChoice {
@@ -26,5 +29,10 @@ struct ParameterChoice {
 // A plane whose step would be outside what a decoder accepts gets lossless parameters.
 ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, TransformChoice transform,
                                   uint32_t low_rank);
+
+// The same with the plane's profile, which settles transform and step. `token_classes` [kv_head][token of the plane] or
+// empty.
+ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const StepRule& rule,
+                                          const ProfilePlane& profile, std::span<const int8_t> token_classes);
 
 }  // namespace kvpack

@@ -53,6 +53,7 @@ PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<co
   PlaneStatistics stats;
   stats.kv_heads = view.kv_heads;
   stats.head_dim = view.head_dim;
+  stats.view_tokens = view.tokens;
   stats.tokens = view.tokens - sinks.size();
   const uint32_t channels = view.channels();
   const uint32_t dim = view.head_dim;
@@ -76,6 +77,7 @@ PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<co
       const bool sink = is_sink(sinks, first + t);
       if (!sink && (first + t) % stride == 0 && stats.sample_tokens < kSampleTokens) {
         stats.sample.insert(stats.sample.end(), row, row + channels);
+        stats.sample_token.push_back(first + t);
         ++stats.sample_tokens;
       }
       for (uint32_t c = 0; c < channels; ++c) {

@@ -26,6 +26,8 @@ struct PlaneStatistics {
   std::vector<std::vector<float>> klt;
   std::vector<float> sample;  // [sample token][channel], RoPE undone, mean not removed
   uint32_t sample_tokens = 0;
+  std::vector<uint32_t> sample_token;  // [sample token] the view's token
+  uint32_t view_tokens = 0;            // of the view, sinks counted
 };
 
 // `sinks`: tokens of the plane to leave out, ascending.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "codec/rate_control.h"
+#include <cstdlib>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +11,7 @@ namespace {
 // Step over deviation at `low`. KL of a real model's predictions is about .03 there, .005 a third below and .0005 at a
 // ninth (README, "Measured").
 constexpr double kLowStep = 1.08;
+const double kProfileLowStep = getenv("PST") ? atof(getenv("PST")) : 1.0;
 constexpr int kMostTrials = 12;
 // Close enough: within 1 % below the bytes asked for, or 10 % below the error.
 constexpr double kBytesTolerance = 0.01;
@@ -21,6 +23,7 @@ StepRule scaled(const StepRule& rule, double octaves) {
   StepRule result = rule;
   result.per_deviation *= std::exp2(octaves);
   result.absolute *= std::exp2(octaves);
+  result.profile_step *= std::exp2(octaves);
   return result;
 }
 
@@ -29,18 +32,18 @@ StepRule scaled(const StepRule& rule, double octaves) {
 StepRule step_rule_of(Quality quality) {
   switch (quality) {
     case Quality::kLow:
-      return {kLowStep, 0, 1};
+      return {kLowStep, 0, 1, kProfileLowStep};
     case Quality::kHigh:
-      return {kLowStep / 9, 0, 3};
+      return {kLowStep / 9, 0, 3, kProfileLowStep / 9};
     default:
-      return {kLowStep / 3, 0, 2};
+      return {kLowStep / 3, 0, 2, kProfileLowStep / 3};
   }
 }
 
 Result<std::optional<StepRule>> search_step(const SearchTarget& target, double values, const TrialFn& trial) {
   const bool by_error = target.largest_error.has_value();
   StepRule base = step_rule_of(Quality::kMedium);
-  if (by_error) base = {0, *target.largest_error, 1};
+  if (by_error) base = {0, *target.largest_error, 1, 0};
   // Positive: the target is met with so much to spare, in the measure's own ratio.
   const auto spare = [&](const Trial& result) {
     return by_error ? 1 - result.max_error / *target.largest_error : 1 - result.bytes / *target.most_bytes;
