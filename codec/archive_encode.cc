@@ -87,6 +87,10 @@ class ArchiveEncoder {
     return facts_ != nullptr && plane.rope >= 0 ? &shape_.ropes[static_cast<size_t>(plane.rope)] : nullptr;
   }
   void choose_all(const StepRule* rule);
+  void settle(uint64_t plane, ParameterChoice choice) {
+    parameters_[plane] = std::move(choice.parameters);
+    forward_[plane] = std::move(choice.forward);
+  }
   // Fills the job's planes in `tiles` [plane of the chunk].
   Status encode_layer(const LayerJob& job, bool measure, std::span<EncodedTile> tiles) const;
   const ProfilePlane* profile_of(uint32_t plane) const;
@@ -107,6 +111,7 @@ class ArchiveEncoder {
   std::vector<std::vector<uint32_t>> sinks_;  // [token set]
   std::vector<PlaneStatistics> statistics_;   // [plane]
   std::vector<PlaneParameters> parameters_;   // [plane]
+  std::vector<std::vector<ForwardTransform>> forward_;  // [plane][kv_head]
   std::vector<std::vector<int8_t>> classes_;  // [plane][kv_head][token], or empty
   double squared_values_ = 0;
 };
@@ -187,14 +192,15 @@ std::vector<int8_t> ArchiveEncoder::classes_of_tile(uint32_t plane, const ChunkS
 
 void ArchiveEncoder::choose_all(const StepRule* rule) {
   parameters_.assign(shape_.planes.size(), {});
+  forward_.assign(shape_.planes.size(), {});
   parallel_for(parameters_.size(), options_.threads, [&](uint64_t p) {
     const ProfilePlane* profile = profile_of(static_cast<uint32_t>(p));
     if (rule == nullptr) {
       parameters_[p].lossless = true;
     } else if (profile != nullptr && rule->profile_step > 0) {
-      parameters_[p] = choose_profile_parameters(statistics_[p], *rule, *profile, classes_[p]).parameters;
+      settle(p, choose_profile_parameters(statistics_[p], *rule, *profile, classes_[p]));
     } else {
-      parameters_[p] = choose_parameters(statistics_[p], *rule, options_.transform, options_.low_rank).parameters;
+      settle(p, choose_parameters(statistics_[p], *rule, options_.transform, options_.low_rank));
     }
   });
 }
@@ -219,7 +225,7 @@ Status ArchiveEncoder::encode_layer(const LayerJob& job, bool measure, std::span
     const std::vector<int8_t> classes = classes_of_tile(p, chunk);
     EncodedTile& tile = tiles[p - chunk.first_plane];
     KVPACK_ASSIGN_OR_RETURN(
-        tile, encode_tile(context, {file_.tensor.planes[p].view, chunk.first_token, sinks, classes}, measure));
+        tile, encode_tile(context, {file_.tensor.planes[p].view, forward_[p], chunk.first_token, sinks, classes}, measure));
     if (shape_.planes[p].side == Side::kKey && tile.quantized) {
       key = p;
       key_classes = any_class(classes) ? classes : std::vector<int8_t>{};

@@ -121,16 +121,17 @@ struct EncodedPlane {
 Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape, const Rope* rope,
                                   std::span<const int32_t> positions, std::span<const uint32_t> sinks,
                                   const FrameOptions& options) {
-  PlaneParameters parameters;
+  ParameterChoice choice;
+  PlaneParameters& parameters = choice.parameters;
   if (options.quality == Quality::kLossless) {
     parameters.lossless = true;
   } else {
     const PlaneStatistics stats =
         measure_plane(plane.view, rope, positions, sinks, options.transform != TransformChoice::kNone);
-    parameters = choose_parameters(stats, step_rule_of(options.quality), options.transform, 0).parameters;
+    choice = choose_parameters(stats, step_rule_of(options.quality), options.transform, 0);
   }
   const TileContext context{shape, parameters, rope, positions, {}};
-  KVPACK_ASSIGN_OR_RETURN(EncodedTile tile, encode_tile(context, {plane.view, 0, sinks, {}}, false));
+  KVPACK_ASSIGN_OR_RETURN(EncodedTile tile, encode_tile(context, {plane.view, choice.forward, 0, sinks, {}}, false));
   ByteWriter out;
   write_plane_parameters(parameters, out);
   return EncodedPlane{out.take(), std::move(tile.levels)};

@@ -100,8 +100,8 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
 
 // Histograms of one head's sample at the finest step.
 std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, const PlaneParameters& parameters,
-                                                  uint32_t head, std::span<const int8_t> token_classes) {
-  const ForwardTransform forward(parameters.transform, stats.head_dim, parameters.matrix(head));
+                                                  uint32_t head, const ForwardTransform& forward,
+                                                  std::span<const int8_t> token_classes) {
   const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const float step = parameters.step[head] * kThirds[parameters.levels - 1];
   std::vector<ComponentHistogram> histograms(forward.components());
@@ -126,11 +126,12 @@ std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, 
 }
 
 // Reference classes of all components, and the bits that the whole plane is expected to need.
-double set_classes(const PlaneStatistics& stats, PlaneParameters& parameters, std::span<const int8_t> token_classes) {
+double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const int8_t> token_classes) {
+  PlaneParameters& parameters = choice.parameters;
   std::vector<std::vector<ComponentHistogram>> histograms;
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(sample_histograms(stats, parameters, head, token_classes));
+    histograms.push_back(sample_histograms(stats, parameters, head, choice.forward[head], token_classes));
     for (const ComponentHistogram& histogram : histograms.back()) {
       largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
     }
@@ -184,15 +185,25 @@ uint32_t live_components(const PlaneStatistics& stats, const PlaneParameters& pa
   return 0;
 }
 
+ParameterChoice lossless_choice() {
+  ParameterChoice choice;
+  choice.parameters.lossless = true;
+  return choice;
+}
+
 ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters parameters, TransformKind transform) {
   parameters.transform = transform;
   double matrix_bits = 0;
-  for (uint32_t head = 0; head < stats.kv_heads && transform == TransformKind::kMatrix; ++head) {
-    parameters.matrices.push_back(live_klt(stats, parameters, head));
-    matrix_bits += 8.0 * (stats.head_dim + sizeof(float)) * parameters.matrices.back().components;
+  ParameterChoice choice;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    if (transform == TransformKind::kMatrix) {
+      parameters.matrices.push_back(live_klt(stats, parameters, head));
+      matrix_bits += 8.0 * (stats.head_dim + sizeof(float)) * parameters.matrices.back().components;
+    }
+    choice.forward.emplace_back(transform, stats.head_dim, parameters.matrix(head));
   }
-  ParameterChoice choice{std::move(parameters), 0};
-  choice.estimated_bits = set_classes(stats, choice.parameters, {}) + matrix_bits;
+  choice.parameters = std::move(parameters);
+  choice.estimated_bits = set_classes(stats, choice, {}) + matrix_bits;
   return choice;
 }
 
@@ -208,9 +219,7 @@ ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const St
   const double coarsest = rule.profile_step * power_of_3(rule.levels - 1);
   parameters.step.assign(stats.kv_heads, static_cast<float>(coarsest));
   if (!(coarsest >= kFinestStep && coarsest <= kCoarsestStep)) {
-    parameters = {};
-    parameters.lossless = true;
-    return choice;
+    return lossless_choice();
   }
   parameters.mean_values = profile.mean;
   // What the context's mean has beside the profile's, in thirds of the finest step: an error of the mean is the same
@@ -229,17 +238,14 @@ ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const St
     forward.apply(offset.data(), components.data());
     const uint32_t live = live_components(stats, parameters, head, forward, components, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));
+    choice.forward.emplace_back(TransformKind::kProfile, dim, &basis, live);
     for (uint32_t k = 0; k < live; ++k) {
       const double quotient = std::clamp(double{components[k]} / double{unit}, -1e9, 1e9);
       parameters.mean.push_back(static_cast<int32_t>(std::lrint(quotient)));
     }
   }
-  if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) {
-    parameters = {};
-    parameters.lossless = true;
-    return choice;
-  }
-  choice.estimated_bits = set_classes(stats, parameters, token_classes);
+  if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) return lossless_choice();
+  choice.estimated_bits = set_classes(stats, choice, token_classes);
   return choice;
 }
 
@@ -252,9 +258,7 @@ ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& 
   const bool sane = std::all_of(parameters.step.begin(), parameters.step.end(),
                                 [](float step) { return step >= kFinestStep && step <= kCoarsestStep; });
   if (!sane || !set_mean(stats, parameters)) {
-    ParameterChoice exact;
-    exact.parameters.lossless = true;
-    return exact;
+    return lossless_choice();
   }
   std::vector<TransformKind> candidates;
   if (transform == TransformChoice::kAuto || transform == TransformChoice::kNone)

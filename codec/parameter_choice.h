@@ -23,7 +23,8 @@ struct StepRule {
 
 struct ParameterChoice {
   PlaneParameters parameters;
-  double estimated_bits = 0;  // of the whole plane
+  std::vector<ForwardTransform> forward;  // [kv_head], empty if the parameters are lossless
+  double estimated_bits = 0;              // of the whole plane
 };
 
 // A plane whose step would be outside what a decoder accepts gets lossless parameters.

@@ -30,7 +30,8 @@ struct TileContext {
 
 struct TileInput {
   const KvView& view;
-  uint32_t first = 0;                     // the chunk's first token in the view
+  std::span<const ForwardTransform> forward;  // [kv_head], unless the parameters are lossless
+  uint32_t first = 0;                         // the chunk's first token in the view
   std::span<const uint32_t> sinks;        // tokens of the chunk to keep exactly, ascending
   std::span<const int8_t> token_classes;  // [kv_head][token], or empty; ignored where the context has key_classes
 };

@@ -54,13 +54,14 @@ void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, 
 }
 
 // Values to quantized components. False if a value is too large for the step.
-bool transform_and_quantize(const TileContext& context, std::span<const float> rows, QuantizedTile& tile) {
+bool transform_and_quantize(const TileContext& context, std::span<const ForwardTransform> forward,
+                            std::span<const float> rows, QuantizedTile& tile) {
   const PlaneShape& shape = context.shape;
   const uint32_t finest = context.parameters.levels - 1;
   std::vector<float> components;
   uint32_t first_component = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-    const ForwardTransform transform(context.parameters.transform, shape.head_dim, context.parameters.matrix(head));
+    const ForwardTransform& transform = forward[head];
     const float step = context.parameters.step[head] * kThirds[finest];
     components.assign(transform.components(), 0.0f);
     for (uint32_t slot = 0; slot < tile.tokens; ++slot) {
@@ -127,7 +128,7 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   const auto classes = follow_key ? context.key_classes : input.token_classes;
   const bool any_class = std::any_of(classes.begin(), classes.end(), [](int8_t c) { return c != 0; });
   QuantizedTile tile = make_quantized_tile(parameters, shape, tokens, classes);
-  if (!transform_and_quantize(context, rows, tile)) return encoded;
+  if (!transform_and_quantize(context, input.forward, rows, tile)) return encoded;
   std::vector<Bytes> bodies = encode_levels(tile, parameters);
 
   ByteWriter base;

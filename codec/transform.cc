@@ -72,13 +72,13 @@ void InverseTransform::apply(const float* components, float* values) const {
   }
 }
 
-ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
+ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
-  components_ = matrix->components;
+  components_ = std::min(kept, matrix->components);
   if (components_ == 0) return;
-  Eigen::MatrixXd rows(components_, head_dim);
-  for (uint32_t k = 0; k < components_; ++k) {
+  Eigen::MatrixXd rows(matrix->components, head_dim);
+  for (uint32_t k = 0; k < matrix->components; ++k) {
     for (uint32_t d = 0; d < head_dim; ++d) {
       rows(k, d) = static_cast<double>(matrix->rows[size_t{k} * head_dim + d]) * static_cast<double>(matrix->scale[k]);
     }

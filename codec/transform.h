@@ -52,10 +52,11 @@ class InverseTransform {
   std::vector<float> rows_;  // [component][head_dim]
 };
 
-// Values to components: the encoder's side.
+// Values to components: the encoder's side. With a matrix, the first `kept` components of what inverts all of its rows:
+// the rows of a profile are not orthogonal, and dropping some must not change the others' values.
 class ForwardTransform {
  public:
-  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept = UINT32_MAX);
   uint32_t components() const { return components_; }
   void apply(const float* values, float* components) const;
 
