@@ -124,10 +124,13 @@ TEST_CASE("un-rotated keys of the first layer depend on the token alone") {
   REQUIRE(tokens.ok());
   tokens->resize(400);
   std::vector<float> keys;
-  REQUIRE(model->capture(*tokens, {1, true}, [&](const CapturedLayer& layer) -> Status {
-                 if (layer.layer == 0) keys = layer.key;
-                 return {};
-               }).ok());
+  REQUIRE(model
+              ->capture(*tokens, {1, true},
+                        [&](const CapturedLayer& layer) -> Status {
+                          if (layer.layer == 0) keys = layer.key;
+                          return {};
+                        })
+              .ok());
   const LayerFacts& layer = facts->layers[0];
   REQUIRE(layer.rope >= 0);
   std::vector<int32_t> positions(400);
@@ -257,9 +260,10 @@ TEST_CASE("token weights learned from some texts are those of another") {
     return {};
   });
   REQUIRE_MESSAGE(status.ok(), status.error().message);
-  MESSAGE(fmt::format("correlation of predicted and measured ln weight, {} heads: K {:.3f}, V {:.3f}; first token's "
-                      "share of the whole: K {:.3f}, V {:.3f}",
-                      heads, total[0] / heads, total[1] / heads, sink[0] / all[0], sink[1] / all[1]));
+  MESSAGE(
+      fmt::format("correlation of predicted and measured ln weight, {} heads: K {:.3f}, V {:.3f}; first token's "
+                  "share of the whole: K {:.3f}, V {:.3f}",
+                  heads, total[0] / heads, total[1] / heads, sink[0] / all[0], sink[1] / all[1]));
   CHECK(total[0] / heads > 0.5);
   CHECK(total[1] / heads > 0.5);
 }
