@@ -114,7 +114,8 @@ TEST_CASE("what is not a profile of this version says so") {
   CHECK(newer.error().message.find("version '2'") != std::string::npos);
   const auto other = read_profile(replaced(bytes, "kvpack.profile", "kvpack.prof1le"), "p");
   REQUIRE_FALSE(other.ok());
-  CHECK(other.error().kind == ErrorKind::kUnsupported);
+  CHECK(other.error().kind == ErrorKind::kNotKvpack);
+  CHECK(read_profile(as_byte_span("a text, and no profile"), "p").error().kind == ErrorKind::kNotKvpack);
   CHECK(read_profile(replaced(bytes, "layers.0.value.mean", "layers.0.value.naem"), "p").error().kind ==
         ErrorKind::kCorrupt);
   CHECK(read_profile(replaced(bytes, "layers.10.token_weights", "layers.11.token_weights"), "p").error().kind ==

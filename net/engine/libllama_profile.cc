@@ -98,8 +98,8 @@ Result<std::vector<Window>> cut_windows(const LibllamaModel& model, const std::v
     }
   }
   if (windows.empty()) {
-    return invalid_argument(fmt::format("{} texts of {} tokens together: none has the {} that a window needs",
-                                        texts.size(), total, window_tokens));
+    return invalid_argument(fmt::format("a window needs {} tokens, and no text has as many: {} in all, texts: {}",
+                                        window_tokens, total, texts.size()));
   }
   return windows;
 }
