@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/completion.h"
 
+#include <algorithm>
+
 #include "cli/completion_words.h"
 #include "cli/exit_code.h"
 #include "cli/option_types.h"
@@ -25,18 +27,33 @@ CompletedOption completed_option(const CLI::Option& option) {
   return completed;
 }
 
+void add_options(const CLI::App& verb, CompletedVerb& completed) {
+  for (const CLI::Option* option : verb.get_options()) {
+    if (!option->nonpositional()) {
+      completed.takes_files = completed.takes_files || option->get_type_name() == kFileType;
+      completed.choices = choices_in(option->get_type_name());
+      continue;
+    }
+    CompletedOption added = completed_option(*option);
+    const auto same = [&](const CompletedOption& other) { return other.names.back() == added.names.back(); };
+    if (std::none_of(completed.options.begin(), completed.options.end(), same)) {
+      completed.options.push_back(std::move(added));
+    }
+  }
+}
+
+// A verb with actions of its own (`profile train`) has their options together, and their names as its argument.
 CompletedVerb completed_verb(const CLI::App& verb) {
   CompletedVerb completed;
   completed.name = verb.get_name();
   completed.description = verb.get_description();
-  for (const CLI::Option* option : verb.get_options()) {
-    if (option->nonpositional()) {
-      completed.options.push_back(completed_option(*option));
-    } else {
-      completed.takes_files = completed.takes_files || option->get_type_name() == kFileType;
-      completed.choices = choices_in(option->get_type_name());
-    }
+  add_options(verb, completed);
+  std::vector<std::string> actions;
+  for (const CLI::App* action : verb.get_subcommands([](const CLI::App*) { return true; })) {
+    add_options(*action, completed);
+    actions.push_back(action->get_name());
   }
+  if (!actions.empty()) completed.choices = actions;
   return completed;
 }
 

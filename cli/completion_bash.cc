@@ -37,7 +37,10 @@ std::string verb_case(const CompletedVerb& verb, const std::string& global_words
   std::string argument = "COMPREPLY=()";
   if (verb.takes_files) argument = "compopt -o default 2>/dev/null; COMPREPLY=()";
   if (!verb.choices.empty()) {
-    argument = fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$current\"))", fmt::join(verb.choices, " "));
+    const std::string choice =
+        fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$current\"))", fmt::join(verb.choices, " "));
+    argument = verb.takes_files ? fmt::format("if [[ $previous == \"$verb\" ]]; then {}; else {}; fi", choice, argument)
+                                : choice;
   }
   return fmt::format("    {}) options='{}{}'; [[ $current == -* ]] || {{ {}; return; }} ;;\n", verb.name,
                      words_of(verb.options), global_words, argument);

@@ -36,7 +36,8 @@ std::string verb_lines(const CompletedVerb& verb) {
     lines += option_line(option, condition);
   }
   if (!verb.choices.empty()) {
-    lines += fmt::format("complete -c kvpack{} -f -a '{}'\n", condition, fmt::join(verb.choices, " "));
+    lines += fmt::format("complete -c kvpack{}{} -a '{}'\n", condition, verb.takes_files ? "" : " -f",
+                         fmt::join(verb.choices, " "));
   } else if (!verb.takes_files) {
     lines += fmt::format("complete -c kvpack{} -f\n", condition);
   }

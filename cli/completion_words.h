@@ -21,7 +21,7 @@ struct CompletedVerb {
   std::string description;
   std::vector<CompletedOption> options;
   bool takes_files = false;          // as arguments
-  std::vector<std::string> choices;  // of its argument
+  std::vector<std::string> choices;  // of its argument; with takes_files, of its first, and files after that
 };
 
 struct CompletedProgram {

@@ -39,7 +39,9 @@ std::string specs(const std::vector<CompletedOption>& options, const std::string
 
 std::string verb_case(const CompletedVerb& verb) {
   std::string argument = verb.takes_files ? "'*:file:_files'" : "";
-  if (!verb.choices.empty()) argument = fmt::format("'1:value:({})'", fmt::join(verb.choices, " "));
+  if (!verb.choices.empty()) {
+    argument = fmt::format("'1:value:({})'{}", fmt::join(verb.choices, " "), verb.takes_files ? " " + argument : "");
+  }
   return fmt::format("    {})\n      _arguments -s \\\n{}        $shared {}\n      ;;\n", verb.name,
                      specs(verb.options, "        "), argument);
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/profile.h"
 
-#include "cli/exit_code.h"
-
 namespace kvpack::cli {
 namespace {
 
@@ -22,7 +20,7 @@ void add_action(CLI::App& verb, const char* name, const char* description, Profi
 }  // namespace
 
 void declare_profile(CLI::App& verb, ProfileArguments& arguments) {
-  verb.require_subcommand(1);
+  verb.require_subcommand(0, 1);  // none: run_profile says what there is
   add_action<&ProfileArguments::train, declare_profile_train, run_profile_train>(
       verb, "train", "learn a profile by running a model over texts", arguments);
   add_action<&ProfileArguments::fit, declare_profile_fit, run_profile_fit>(
@@ -40,7 +38,7 @@ Result<int> run_profile(const ProfileArguments& arguments, Console& console) {
   for (const auto& [action, run] : arguments.actions) {
     if (action->parsed()) return run(arguments, console);
   }
-  return kExitUsage;  // unreachable: one action is required
+  return with_hint(invalid_argument("profile: what to do?"), "`kvpack profile train`, `fit` or `inspect`");
 }
 
 }  // namespace kvpack::cli

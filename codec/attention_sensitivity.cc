@@ -87,61 +87,77 @@ Matrix rotate_back(const AttentionLayer& layer, const Rows& query, const Draws& 
   return rotated;
 }
 
-// One query head's share of its KV head's sums.
-HeadSensitivity query_head_sensitivity(const AttentionLayer& layer, const LayerWindow& window,
-                                       const SensitivityOptions& options, uint32_t query_head, float* output) {
-  const uint32_t kv_head = query_head / layer.group();
-  const uint32_t prefix = window.prefix();
-  const uint32_t value_dim = layer.value_dim;
-  const Rows query = head_rows(window.query, window.queries, layer.query_heads, query_head, layer.key_dim);
-  const Rows key = head_rows(window.key, window.tokens, layer.kv_heads, kv_head, layer.key_dim);
-  const Rows value = head_rows(window.value, window.tokens, layer.kv_heads, kv_head, value_dim);
-  const Matrix all = attention(layer, window, query, key);
-  const auto share = all.leftCols(prefix);
-  const auto prefix_value = value.topRows(prefix);
+// What one query head has to do with its KV head, as matrices.
+struct HeadView {
+  uint32_t prefix;
+  Rows query, key, value;
+  Matrix passed_on;  // W^T W / r
 
-  Matrix mean = share * prefix_value;  // [query][value_dim]
-  Eigen::Map<Matrix, 0, Eigen::OuterStride<>> out(output + size_t{query_head} * value_dim, window.queries, value_dim,
-                                                  Eigen::OuterStride<>(Eigen::Index{layer.query_heads} * value_dim));
-  out = mean + all.rightCols(window.queries) * value.bottomRows(window.queries);
-  const Eigen::VectorXf shares = share.rowwise().sum().cwiseMax(kLeastPrefixShare);
-  mean = mean.array().colwise() / shares.array();
+  HeadView(const AttentionLayer& layer, const LayerWindow& window, uint32_t query_head)
+      : prefix(window.prefix()),
+        query(head_rows(window.query, window.queries, layer.query_heads, query_head, layer.key_dim)),
+        key(head_rows(window.key, window.tokens, layer.kv_heads, query_head / layer.group(), layer.key_dim)),
+        value(head_rows(window.value, window.tokens, layer.kv_heads, query_head / layer.group(), layer.value_dim)),
+        passed_on(
+            Eigen::Map<const Matrix>(layer.output_gram.data() + size_t{query_head} * layer.value_dim * layer.value_dim,
+                                     layer.value_dim, layer.value_dim) *
+            static_cast<float>(1 / window.stream_power)) {}
+};
 
-  const Matrix squared = share.array().square();
-  const Matrix passed_on =
-      Eigen::Map<const Matrix>(layer.output_gram.data() + size_t{query_head} * value_dim * value_dim, value_dim,
-                               value_dim) *
-      static_cast<float>(1 / window.stream_power);
+// Values: F and weights from the squared shares [query][prefix token].
+void add_value_side(const HeadView& head, const Matrix& squared, HeadSensitivity& found) {
   const Eigen::VectorXf token_share = squared.colwise().sum();
-
-  HeadSensitivity found;
-  found.value_weight.resize(prefix);
-  found.key_weight.resize(prefix);
-  const float mean_diagonal = passed_on.diagonal().mean();
-  for (uint32_t t = 0; t < prefix; ++t) {
-    found.value_weight[t] = static_cast<double>(token_share[t]) * static_cast<double>(mean_diagonal);
+  const double mean_diagonal = static_cast<double>(head.passed_on.diagonal().mean());
+  for (uint32_t t = 0; t < head.prefix; ++t) {
+    found.value_weight.push_back(static_cast<double>(token_share[t]) * mean_diagonal);
   }
-  const Matrix value_sum = passed_on * token_share.tail(prefix - kSinkTokens).sum();
-  found.value.assign(value_sum.data(), value_sum.data() + value_sum.size());
+  const Matrix sum = head.passed_on * token_share.tail(head.prefix - kSinkTokens).sum();
+  found.value.assign(sum.data(), sum.data() + sum.size());
+}
 
-  // cost[query][token] = a^2 (v - o)^T M (v - o) s^2
-  const Matrix value_passed = prefix_value * passed_on;
-  const Eigen::VectorXf value_power = (value_passed.cwiseProduct(prefix_value)).rowwise().sum();
-  const Eigen::VectorXf mean_power = ((mean * passed_on).cwiseProduct(mean)).rowwise().sum();
-  Matrix cost = mean * value_passed.transpose();
-  cost = (-2 * cost).rowwise() + value_power.transpose();
+// a^2 (v - o)^T M (v - o) s^2 of every query and prefix token, `mean` being o of the prefix, [query][value_dim].
+Matrix key_cost(const HeadView& head, const Matrix& squared, const Matrix& mean, float score_scale) {
+  const auto value = head.value.topRows(head.prefix);
+  const Matrix value_passed = value * head.passed_on;
+  const Eigen::VectorXf value_power = (value_passed.cwiseProduct(value)).rowwise().sum();
+  const Eigen::VectorXf mean_power = ((mean * head.passed_on).cwiseProduct(mean)).rowwise().sum();
+  Matrix cost = -2 * (mean * value_passed.transpose());
+  cost.rowwise() += value_power.transpose();
   cost.colwise() += mean_power;
-  cost = cost.cwiseMax(0.0f).cwiseProduct(squared) * (layer.score_scale * layer.score_scale);
+  return cost.cwiseMax(0.0f).cwiseProduct(squared) * (score_scale * score_scale);
+}
 
-  const Eigen::VectorXf query_power = query.rowwise().squaredNorm() / static_cast<float>(layer.key_dim);
-  const Eigen::VectorXf key_weight = cost.transpose() * query_power;
-  for (uint32_t t = 0; t < prefix; ++t) found.key_weight[t] = static_cast<double>(key_weight[t]);
-
+// Keys: weights from all costs, F from a sample of them.
+void add_key_side(const AttentionLayer& layer, const HeadView& head, const Matrix& cost, uint32_t query_head,
+                  const SensitivityOptions& options, HeadSensitivity& found) {
+  const Eigen::VectorXf query_power = head.query.rowwise().squaredNorm() / static_cast<float>(layer.key_dim);
+  const Eigen::VectorXf weight = cost.transpose() * query_power;
+  for (uint32_t t = 0; t < head.prefix; ++t) found.key_weight.push_back(static_cast<double>(weight[t]));
   const uint64_t place = (uint64_t{layer.layer} << 40) + (uint64_t{query_head} << 24);
   const Draws drawn = draw_tokens(cost, options.draws, options.seed, place);
-  const Matrix rotated = rotate_back(layer, query, drawn, options.draws);
-  const Matrix key_sum = rotated.transpose() * rotated;
-  found.key.assign(key_sum.data(), key_sum.data() + key_sum.size());
+  const Matrix rotated = rotate_back(layer, head.query, drawn, options.draws);
+  const Matrix sum = rotated.transpose() * rotated;
+  found.key.assign(sum.data(), sum.data() + sum.size());
+}
+
+// One query head's share of its KV head's sums. `output`: [query][query_head][value_dim], this head's part is filled.
+HeadSensitivity query_head_sensitivity(const AttentionLayer& layer, const LayerWindow& window,
+                                       const SensitivityOptions& options, uint32_t query_head, float* output) {
+  const HeadView head(layer, window, query_head);
+  const Matrix all = attention(layer, window, head.query, head.key);
+  const auto share = all.leftCols(head.prefix);
+  Matrix mean = share * head.value.topRows(head.prefix);
+  Eigen::Map<Matrix, 0, Eigen::OuterStride<>>(output + size_t{query_head} * layer.value_dim, window.queries,
+                                              layer.value_dim,
+                                              Eigen::OuterStride<>(Eigen::Index{layer.query_heads} * layer.value_dim)) =
+      mean + all.rightCols(window.queries) * head.value.bottomRows(window.queries);
+  const Eigen::VectorXf shares = share.rowwise().sum().cwiseMax(kLeastPrefixShare);
+  mean = mean.array().colwise() / shares.array();
+  const Matrix squared = share.array().square();
+
+  HeadSensitivity found;
+  add_value_side(head, squared, found);
+  add_key_side(layer, head, key_cost(head, squared, mean, layer.score_scale), query_head, options, found);
   return found;
 }
 

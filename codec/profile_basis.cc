@@ -11,6 +11,8 @@ namespace {
 
 using Matrix = Eigen::MatrixXd;
 constexpr double kLeastEigenvalue = 1e-6;
+constexpr double kLeastWeight = 1e-9;  // of a head: sensitivity times variance, in units of the steps to come
+constexpr double kLeastVariance = 1e-12;
 
 Matrix symmetric(std::span<const float> values, uint32_t dim) {
   const Matrix full =
@@ -62,6 +64,27 @@ ProfileBasis make_profile_basis(std::span<const float> sensitivity, std::span<co
     basis.deviation.push_back(static_cast<float>(std::sqrt(variance)));
   }
   return basis;
+}
+
+ProfilePlane make_profile_plane(uint32_t layer, Side side, const PlaneSums& statistics,
+                                const std::vector<std::vector<float>>& sensitivity, double regulariser) {
+  const uint32_t dim = statistics.head_dim();
+  ProfilePlane plane;
+  plane.layer = layer;
+  plane.side = side;
+  plane.kv_heads = statistics.kv_heads();
+  plane.head_dim = dim;
+  plane.mean = statistics.mean();
+  for (uint32_t head = 0; head < plane.kv_heads; ++head) {
+    const std::vector<float> covariance = statistics.covariance(head);
+    double variance = kLeastVariance;
+    for (uint32_t d = 0; d < dim; ++d) variance += static_cast<double>(covariance[size_t{d} * dim + d]) / dim;
+    ProfileBasis basis = make_profile_basis(sensitivity[head], covariance, dim, regulariser, kLeastWeight / variance);
+    plane.basis.push_back(std::move(basis.rows));
+    plane.deviation.insert(plane.deviation.end(), basis.deviation.begin(), basis.deviation.end());
+    plane.sensitivity.push_back(basis.sensitivity);
+  }
+  return plane;
 }
 
 }  // namespace kvpack

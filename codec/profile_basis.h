@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "codec/plane_sums.h"
+#include "codec/profile.h"
 #include "codec/transform.h"
 
 namespace kvpack {
@@ -23,5 +25,9 @@ struct ProfileBasis {
 // `least` (a head that nothing listens to) is taken as `least` times the identity; `least` is above 0.
 ProfileBasis make_profile_basis(std::span<const float> sensitivity, std::span<const float> covariance, uint32_t dim,
                                 double regulariser, double least);
+
+// The whole plane from its statistics and each head's sensitivity, [kv_head] x [dim][dim].
+ProfilePlane make_profile_plane(uint32_t layer, Side side, const PlaneSums& statistics,
+                                const std::vector<std::vector<float>>& sensitivity, double regulariser);
 
 }  // namespace kvpack

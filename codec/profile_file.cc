@@ -13,6 +13,7 @@
 
 #include "formats/checksum.h"
 #include "formats/model_facts.h"
+#include "formats/safetensors.h"
 #include "formats/safetensors_header.h"
 
 namespace kvpack {
@@ -164,7 +165,7 @@ Result<TokenWeightModel> take_token_weights(ProfileTensors& tensors, const Profi
 
 Status take_names(const SafetensorsHeader& header, Profile& profile) {
   const auto version = header.metadata.find("kvpack.profile");
-  if (version == header.metadata.end()) return unsupported("a safetensors file, but not a kvpack profile");
+  if (version == header.metadata.end()) return not_kvpack("not a profile: a safetensors file of another kind");
   if (version->second != kVersion) {
     return unsupported(
         fmt::format("profile version '{}', this kvpack reads version {}", version->second.substr(0, 32), kVersion));
@@ -189,6 +190,7 @@ Result<Profile> parse_profile(ByteSpan bytes) {
   if (bytes.size() > kMaxProfileBytes) {
     return limit_exceeded(fmt::format("a profile of {} bytes, at most {}", bytes.size(), kMaxProfileBytes));
   }
+  if (!looks_like_safetensors(bytes)) return not_kvpack("not a profile: not a safetensors file");
   KVPACK_ASSIGN_OR_RETURN(const SafetensorsHeader header, parse_safetensors_header(bytes));
   Profile profile;
   KVPACK_RETURN_IF_ERROR(take_names(header, profile));

@@ -27,7 +27,7 @@ Bytes write_profile(const Profile& profile);
 
 // Checks everything that using the profile relies on: shapes within the limits of a model, all of a plane's tensors
 // there and of one shape, only finite numbers, scales and sensitivities above 0. `name` begins every message. Errors:
-// unsupported (not a profile, another version), corrupt, truncated, limit.
+// not_kvpack (not a profile), unsupported (another version), corrupt, truncated, limit.
 Result<Profile> read_profile(ByteSpan bytes, std::string_view name);
 
 // XXH3-128 of the file's bytes, 32 hexadecimal digits: archives name a profile by it.

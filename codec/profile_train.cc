@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -14,9 +13,7 @@
 namespace kvpack {
 namespace {
 
-using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-constexpr double kLeastWeight = 1e-30;      // of a token, before its logarithm
-constexpr double kLeastSensitivity = 1e-9;  // of a head, relative to the model's mean
+constexpr double kLeastWeight = 1e-30;  // of a token, before its logarithm
 
 uint32_t dim_of(const AttentionLayer& layer, Side side) { return side == Side::kKey ? layer.key_dim : layer.value_dim; }
 
@@ -72,36 +69,15 @@ ProfileTrainer::ProfileTrainer(std::vector<AttentionLayer> layers, const Profile
     : layers_(std::move(layers)), options_(options) {
   for (const AttentionLayer& layer : layers_) {
     LayerSums sums;
-    for (Side side : {Side::kKey, Side::kValue}) {
-      sums.mean[static_cast<int>(side)].resize(size_t{layer.kv_heads} * dim_of(layer, side));
-    }
+    for (Side side : {Side::kKey, Side::kValue}) sums.statistics.emplace_back(layer.kv_heads, dim_of(layer, side));
     for (uint32_t head = 0; head < layer.kv_heads; ++head) {
-      HeadSums head_sums{{}, {}, TokenWeightFit(layer.key_dim, layer.sliding_window == 0)};
+      HeadSums head_sums{{}, TokenWeightFit(layer.key_dim, layer.sliding_window == 0)};
       for (Side side : {Side::kKey, Side::kValue}) {
-        const size_t size = size_t{dim_of(layer, side)} * dim_of(layer, side);
-        head_sums.sensitivity[static_cast<int>(side)].resize(size);
-        head_sums.covariance[static_cast<int>(side)].resize(size);
+        head_sums.sensitivity[static_cast<int>(side)].resize(size_t{dim_of(layer, side)} * dim_of(layer, side));
       }
       sums.heads.push_back(std::move(head_sums));
     }
     sums_.push_back(std::move(sums));
-  }
-}
-
-void ProfileTrainer::add_statistics(size_t index, Side side, std::span<const float> values, uint32_t tokens) {
-  const AttentionLayer& layer = layers_[index];
-  const uint32_t dim = dim_of(layer, side);
-  const uint32_t channels = layer.kv_heads * dim;
-  const uint32_t counted = tokens - kSinkTokens;
-  const Eigen::Map<const Matrix> all(values.data(), tokens, channels);
-  const Eigen::RowVectorXf mean =
-      (all.bottomRows(counted).cast<double>().colwise().sum() / static_cast<double>(counted)).cast<float>();
-  Eigen::Map<Eigen::RowVectorXf>(sums_[index].mean[static_cast<int>(side)].data(), channels) += mean;
-  for (uint32_t head = 0; head < layer.kv_heads; ++head) {
-    const auto columns = Eigen::seqN(Eigen::Index{head} * dim, dim);
-    const Matrix centred = all.bottomRows(counted)(Eigen::all, columns).rowwise() - mean(columns);
-    Eigen::Map<Matrix>(sums_[index].heads[head].covariance[static_cast<int>(side)].data(), dim, dim) +=
-        centred.transpose() * centred / static_cast<float>(counted);
   }
 }
 
@@ -149,8 +125,9 @@ Result<std::vector<float>> ProfileTrainer::add(size_t index, const LayerWindow& 
     }
   }
   const std::vector<float> keys = unrotated_keys(layer, window);
-  add_statistics(index, Side::kKey, keys, prefix);
-  add_statistics(index, Side::kValue, window.value.first(size_t{prefix} * layer.kv_heads * layer.value_dim), prefix);
+  const size_t value_row = size_t{layer.kv_heads} * layer.value_dim;
+  sums.statistics[0].add(std::span(keys).subspan(kSinkTokens * size_t{layer.kv_heads} * layer.key_dim));
+  sums.statistics[1].add(window.value.subspan(kSinkTokens * value_row, (prefix - kSinkTokens) * value_row));
   add_token_weights(index, keys, prefix, found);
   sums.cached_tokens += cached;
   ++sums.windows;
@@ -158,32 +135,16 @@ Result<std::vector<float>> ProfileTrainer::add(size_t index, const LayerWindow& 
 }
 
 ProfilePlane ProfileTrainer::make_plane(size_t index, Side side, double unit) const {
-  const AttentionLayer& layer = layers_[index];
   const LayerSums& sums = sums_[index];
   const int s = static_cast<int>(side);
-  const uint32_t dim = dim_of(layer, side);
-  ProfilePlane plane;
-  plane.layer = layer.layer;
-  plane.side = side;
-  plane.kv_heads = layer.kv_heads;
-  plane.head_dim = dim;
-  for (float sum : sums.mean[s]) plane.mean.push_back(sum / static_cast<float>(sums.windows));
   const double gain = unit * (side == Side::kKey ? options_.key_gain : 1) / sums.windows;
+  std::vector<std::vector<float>> sensitivity;
   for (const HeadSums& head : sums.heads) {
-    std::vector<float> sensitivity = head.sensitivity[s];
-    std::vector<float> covariance = head.covariance[s];
-    for (float& value : sensitivity) value = static_cast<float>(value * gain);
-    for (float& value : covariance) value /= static_cast<float>(sums.windows);
-    double variance = 0;
-    for (uint32_t d = 0; d < dim; ++d) variance += static_cast<double>(covariance[size_t{d} * dim + d]) / dim;
-    ProfileBasis basis = make_profile_basis(sensitivity, covariance, dim,
-                                            side == Side::kKey ? options_.key_regulariser : options_.value_regulariser,
-                                            kLeastSensitivity / std::max(variance, 1e-12));
-    plane.basis.push_back(std::move(basis.rows));
-    plane.deviation.insert(plane.deviation.end(), basis.deviation.begin(), basis.deviation.end());
-    plane.sensitivity.push_back(basis.sensitivity);
+    sensitivity.push_back(head.sensitivity[s]);
+    for (float& value : sensitivity.back()) value = static_cast<float>(value * gain);
   }
-  return plane;
+  return make_profile_plane(layers_[index].layer, side, sums.statistics[static_cast<size_t>(s)], sensitivity,
+                            side == Side::kKey ? options_.key_regulariser : options_.value_regulariser);
 }
 
 Result<Profile> ProfileTrainer::finish() const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "codec/attention_sensitivity.h"
+#include "codec/plane_sums.h"
 #include "codec/profile.h"
 #include "codec/token_weight_fit.h"
 
@@ -41,17 +42,15 @@ class ProfileTrainer {
  private:
   struct HeadSums {
     std::vector<float> sensitivity[2];  // [side]: [dim][dim], per token and query, summed over windows
-    std::vector<float> covariance[2];   // [side]: [dim][dim], summed over windows
     TokenWeightFit token_weights;
   };
   struct LayerSums {
     uint32_t windows = 0;
-    double cached_tokens = 0;     // per window, summed
-    std::vector<float> mean[2];   // [side]: [channel], summed over windows
-    std::vector<HeadSums> heads;  // [kv_head]
+    double cached_tokens = 0;           // per window, summed
+    std::vector<PlaneSums> statistics;  // [side]
+    std::vector<HeadSums> heads;        // [kv_head]
   };
 
-  void add_statistics(size_t index, Side side, std::span<const float> values, uint32_t tokens);
   void add_token_weights(size_t index, const std::vector<float>& keys, uint32_t tokens, const LayerSensitivity& found);
   ProfilePlane make_plane(size_t index, Side side, double unit) const;
 

@@ -98,8 +98,8 @@ Result<std::vector<Window>> cut_windows(const LibllamaModel& model, const std::v
     }
   }
   if (windows.empty()) {
-    return invalid_argument(fmt::format("{} texts of {} tokens together: none has the {} that a window needs",
-                                        texts.size(), total, window_tokens));
+    return invalid_argument(fmt::format("a window needs {} tokens, and no text has as many: {} in all, texts: {}",
+                                        window_tokens, total, texts.size()));
   }
   return windows;
 }
@@ -134,6 +134,29 @@ double relative_error(std::span<const float> found, std::span<const float> expec
   return power > 0 ? std::sqrt(error / power) : 0;
 }
 
+// What the trainer is shown of a captured layer; its spans lie in `captured`.
+Result<LayerWindow> window_of(const CapturedLayer& captured, const AttentionLayer& layer, bool normed) {
+  const size_t query_row = size_t{layer.query_heads} * layer.key_dim;
+  if (captured.query.size() != captured.tokens * query_row || captured.stream.empty()) {
+    return unsupported(fmt::format("layer {}: llama.cpp shows {} query and {} stream values for {} tokens of {} heads",
+                                   captured.layer, captured.query.size(), captured.stream.size(), captured.tokens,
+                                   layer.query_heads));
+  }
+  LayerWindow window;
+  window.tokens = captured.tokens;
+  window.queries = std::min(kMaxQueries, captured.tokens / kWindowPerQuery);
+  window.query = std::span(captured.query).last(window.queries * query_row);
+  window.key = captured.key;
+  window.value = captured.value;
+  window.stream_power = median_power(captured.stream, captured.width, window.queries);
+  if (normed) {
+    // A norm turns the projection's result of power p into one of power `width` (times its weights).
+    window.stream_power *= median_power(captured.projected, captured.width, window.queries) / captured.width;
+  }
+  return window;
+}
+
+// A training in progress.
 class Run {
  public:
   Run(ProfileTrainer& trainer, const std::vector<bool>& normed, const ProfileRunOptions& options, uint64_t total)
@@ -146,36 +169,9 @@ class Run {
                                     [&](const AttentionLayer& layer) { return layer.layer == captured.layer; });
     if (found == layers.end()) return {};
     const auto index = static_cast<size_t>(found - layers.begin());
-    const uint32_t queries = std::min(kMaxQueries, captured.tokens / kWindowPerQuery);
-    const size_t query_row = size_t{found->query_heads} * found->key_dim;
-    const size_t output_row = size_t{found->query_heads} * found->value_dim;
-    if (captured.query.size() != captured.tokens * query_row || captured.stream.empty()) {
-      return unsupported(fmt::format(
-          "layer {}: llama.cpp shows {} query and {} stream values for {} tokens of {} heads", captured.layer,
-          captured.query.size(), captured.stream.size(), captured.tokens, found->query_heads));
-    }
-    LayerWindow window;
-    window.tokens = captured.tokens;
-    window.queries = queries;
-    window.query = std::span(captured.query).last(queries * query_row);
-    window.key = captured.key;
-    window.value = captured.value;
-    window.stream_power = median_power(captured.stream, captured.width, queries);
-    if (normed_[index]) {
-      // A norm turns the projection's result of power p into one of power `width` (times its weights).
-      window.stream_power *= median_power(captured.projected, captured.width, queries) / captured.width;
-    }
+    KVPACK_ASSIGN_OR_RETURN(const LayerWindow window, window_of(captured, *found, normed_[index]));
     KVPACK_ASSIGN_OR_RETURN(const std::vector<float> output, trainer_.add(index, window));
-    if (captured.output.size() == captured.tokens * output_row) {
-      const double error = relative_error(output, std::span(captured.output).last(output.size()));
-      attention_error_ = std::max(attention_error_, error);
-      if (error > kMostAttentionError) {
-        return unsupported(fmt::format(
-            "layer {}: attention recomputed from queries and keys differs from llama.cpp's by {:.3f} of its norm; this "
-            "architecture's attention is not understood (capped scores, sink weights?)",
-            captured.layer, error));
-      }
-    }
+    KVPACK_RETURN_IF_ERROR(check_output(captured, *found, output));
     ++done_;
     if (options_.progress) options_.progress(done_, total_, "training");
     return {};
@@ -183,6 +179,23 @@ class Run {
   double attention_error() const { return attention_error_; }
 
  private:
+  // The recomputed attention is the engine's own, or the sums mean nothing.
+  Status check_output(const CapturedLayer& captured, const AttentionLayer& layer, const std::vector<float>& output) {
+    const size_t row = size_t{layer.query_heads} * layer.value_dim;
+    if (captured.output.size() != captured.tokens * row) {
+      return unsupported(
+          fmt::format("layer {}: llama.cpp does not show what its attention gives, so that nothing can be checked",
+                      captured.layer));
+    }
+    const double error = relative_error(output, std::span(captured.output).last(output.size()));
+    attention_error_ = std::max(attention_error_, error);
+    if (error <= kMostAttentionError) return {};
+    return unsupported(
+        fmt::format("layer {}: attention recomputed from queries and keys differs from llama.cpp's by {:.3f} of its "
+                    "norm; this architecture's attention is not understood (capped scores, sink weights?)",
+                    captured.layer, error));
+  }
+
   ProfileTrainer& trainer_;
   const std::vector<bool>& normed_;
   const ProfileRunOptions& options_;
