@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hostile archives through a full decode. The numbers are those of the project's list of hostile inputs: each must end
 // in one clear error or in the identical result, with nothing lost, no crash, no hang and no huge allocation. What
-// ends at opening is also in test_archive_hostile.cc; what needs a program (23, and 21 on a terminal) in test_cli.sh.
+// ends at opening is also in test_archive_hostile.cc; what needs a program (23, and 21 on a terminal) in test_cli.cc.
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
