@@ -32,8 +32,7 @@ model_of() {
 # What a file is apart from its values: sizes, positions, types, streams, token ids, and everything that is kept as it
 # is. Two files have the same layout if a lossless archive of each has the same shape and the same container.
 layout_of() {
-  "$kvpack" encode "$1" ${2:+--model "$2"} --quality lossless -q -f -o "$scratch/layout.kvp"
-  "$kvpack" inspect "$scratch/layout.kvp" --json | python3 -c '
+  "$kvpack" encode "$1" ${2:+--model "$2"} --quality lossless -q -o - | "$kvpack" inspect - --json | python3 -c '
 import json, sys
 archive = json.load(sys.stdin)
 for plane in archive["planes"]:
@@ -51,9 +50,9 @@ for file in $(find "$samples" -type f \( -name '*.bin' -o -name '*.safetensors' 
   model=$(model_of "$file")
   problem=
   for quality in lossless medium; do
-    "$kvpack" encode "$file" ${model:+--model "$model"} --quality $quality -q -f -o "$scratch/$quality.kvp" &&
+    "$kvpack" encode "$file" ${model:+--model "$model"} --quality $quality -q -o - >"$scratch/$quality.kvp" &&
       "$kvpack" verify -q "$scratch/$quality.kvp" &&
-      "$kvpack" decode "$scratch/$quality.kvp" --no-swa-guard-cell -q -f -o "$scratch/$quality.out" ||
+      "$kvpack" decode "$scratch/$quality.kvp" --no-swa-guard-cell -q -o - >"$scratch/$quality.out" ||
       problem="$quality: exit code $?"
     [ -z "$problem" ] || break
   done

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real files of samples/, and the facts of the model that wrote those of samples/llama.
+// The real files of samples/, the facts of the model that wrote those of samples/llama, and KV files rebuilt.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 
 #include "formats/byte_io.h"
 #include "formats/kv_file.h"
+#include "formats/kv_planes.h"
 #include "formats/model_facts.h"
 #include "tests/must.h"
 
@@ -34,6 +35,14 @@ inline KvFile read_kv(Bytes bytes, const ModelFacts* facts = nullptr) {
   KvReadOptions options;
   options.facts = facts;
   return must(read_kv_file(std::move(bytes), options));
+}
+
+// The file rebuilt from its container and its values' stored bytes.
+inline Bytes rebuild(const KvFile& file) {
+  KvFileImage image = must(open_container(file.format, file.container, {}));
+  REQUIRE(image.planes.size() == file.tensor.planes.size());
+  for (size_t p = 0; p < image.planes.size(); ++p) copy_plane(file.tensor.planes[p].view, image.planes[p]);
+  return *image.bytes;
 }
 
 }  // namespace kvpack::test

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// llama.cpp state files from their fields, right or wrong. The layout is written out here a second time (llama.cpp v0.5.0,
-// state_write of llama-context, llama-kv-cache, llama-memory-recurrent) and not shared with formats/, so that both would
-// have to be wrong in the same way.
+// llama.cpp state files from their fields, right or wrong. The layout is written out here a second time (llama.cpp
+// v0.5.0, state_write of llama-context, llama-kv-cache, llama-memory-recurrent) and not shared with formats/, so that
+// both would have to be wrong in the same way.
 #pragma once
 
 #include <cstdint>

@@ -3,7 +3,6 @@
 // in one clear error or in the identical result, with nothing lost, no crash, no hang and no huge allocation. What
 // ends at opening is also in test_archive_hostile.cc; what needs a program (23, and 21 on a terminal) in test_cli.cc.
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include "tests/archive_samples.h"
 #include "tests/forged_archive.h"
 #include "tests/pack.h"
+#include "tests/peak_memory.h"
 #include "tests/sample_files.h"
 #include "tests/state_builder.h"
 
@@ -74,20 +74,6 @@ void check_clear(const Result<Bytes>& result) {
   CHECK(result.error().message.size() > 8);
   CHECK(result.error().kind != ErrorKind::kIo);
 }
-
-long peak_memory_kib() {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss;
-}
-
-class PeakGuard {
- public:
-  ~PeakGuard() { CHECK(peak_memory_kib() - before_ < 512 * 1024); }
-
- private:
-  long before_ = peak_memory_kib();
-};
 
 Bytes with_header(const Bytes& file, auto change) {
   ArchiveHeader header = decode_header(file, file.size()).value();
@@ -165,7 +151,7 @@ TEST_CASE("hostile archive 6: truncation at every byte") {
 }
 
 TEST_CASE("hostile archive 7, 8: lengths of 2^64 - 1, offset and length overflow") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   const Bytes& file = archive_of(Quality::kMedium);
   for (const uint64_t length : {~uint64_t{0}, ~uint64_t{0} - kHeaderBytes, uint64_t{1} << 63, uint64_t{1} << 40}) {
     check_clear(decode_all(with_header(file, [&](ArchiveHeader& h) { h.directory_bytes = length; })));
@@ -216,7 +202,7 @@ TEST_CASE("hostile archive 12: a refinement without its base") {
 }
 
 TEST_CASE("hostile archive 13, 14: shapes that overflow, are zero, or are not the container's") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   const ArchiveParts parts = parts_of(archive_of(Quality::kMedium));
   const OpenedArchive opened(archive_of(Quality::kMedium));
   const auto error_of = [&](auto change) {
@@ -240,7 +226,7 @@ TEST_CASE("hostile archive 13, 14: shapes that overflow, are zero, or are not th
 }
 
 TEST_CASE("hostile archive 15, 16: decompression bombs in every section and tile") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   const Bytes zeros(64 << 20);
   const Bytes bomb = zstd_compress(zeros).value();
   for (const SectionKind kind : {SectionKind::kIdentity, SectionKind::kContainer, SectionKind::kParameters}) {
@@ -257,7 +243,7 @@ TEST_CASE("hostile archive 15, 16: decompression bombs in every section and tile
 }
 
 TEST_CASE("hostile archive 17, 18: every byte of every tile changed under right checksums") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   for (const Bytes* archive : {&archive_of(Quality::kLossless), &archive_of(Quality::kMedium), &quantized_archive()}) {
     const OpenedArchive opened(*archive);
     OpenedArchive forged = opened;
@@ -289,7 +275,7 @@ TEST_CASE("hostile archive 17, 18: every byte of every tile changed under right 
 }
 
 TEST_CASE("hostile archive 18, 19: plane parameters with NaN, infinite, huge, denormal numbers, and cut short") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   for (const Bytes* archive : {&archive_of(Quality::kMedium), &quantized_archive()}) {
     const OpenedArchive opened(*archive);
     OpenedArchive forged = opened;
@@ -315,7 +301,7 @@ TEST_CASE("hostile archive 18, 19: plane parameters with NaN, infinite, huge, de
 }
 
 TEST_CASE("hostile archive 18: containers and identities that lie, under right checksums") {
-  const PeakGuard guard;
+  const PeakGuard guard(512 * 1024);
   for (const SectionKind kind : {SectionKind::kContainer, SectionKind::kIdentity}) {
     const OpenedArchive opened(archive_of(Quality::kLossless));
     OpenedArchive forged = opened;

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <map>
 
-#include "formats/kv_planes.h"
 #include "formats/llama_state.h"
 #include "tests/sample_files.h"
 #include "tests/state_builder.h"
@@ -17,14 +16,6 @@ using namespace kvpack::test;
 namespace {
 
 bool says(const KvFile& file, std::string_view text) { return file.description.find(text) != std::string::npos; }
-
-// The file rebuilt from its container and its values' stored bytes.
-Bytes rebuild(const KvFile& file) {
-  KvFileImage image = must(open_container(file.format, file.container, {}));
-  REQUIRE(image.planes.size() == file.tensor.planes.size());
-  for (size_t p = 0; p < image.planes.size(); ++p) copy_plane(file.tensor.planes[p].view, image.planes[p]);
-  return *image.bytes;
-}
 
 struct Expected {
   const char* module;

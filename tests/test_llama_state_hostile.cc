@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Damaged and forged llama.cpp state files and containers: one clear error each.
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 
 #include <cstring>
 
 #include "formats/llama_state.h"
+#include "tests/peak_memory.h"
 #include "tests/sample_files.h"
 #include "tests/state_builder.h"
 
@@ -24,12 +24,6 @@ Bytes first_bytes(const Bytes& bytes, size_t count) {
 bool is_whole(const Bytes& bytes) {
   const auto readings = search_llama_readings(bytes);
   return readings.ok() && readings->front().trailing.empty();
-}
-
-long peak_memory_kib() {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss;
 }
 
 }  // namespace
@@ -114,7 +108,7 @@ TEST_CASE("llama state, hostile: no sample passes when it is short by a byte or 
 }
 
 TEST_CASE("llama state, hostile: counts and sizes that overflow or lie") {
-  const long peak_before = peak_memory_kib();
+  const PeakGuard guard(256 * 1024);
   const auto error_of = [](auto change) {
     BlockFields fields;
     change(fields);
@@ -150,7 +144,6 @@ TEST_CASE("llama state, hostile: counts and sizes that overflow or lie") {
     check_error(read(StateBuilder().sequence_head({-1, 1, count, 7, 0}).block({}).take()), ErrorKind::kCorrupt);
     check_error(read(StateBuilder().sequence_head({-1, 1, 1, 7, count}).block({}).take()), ErrorKind::kCorrupt);
   }
-  CHECK(peak_memory_kib() - peak_before < 256 * 1024);
 }
 
 TEST_CASE("llama state, hostile: a sequence file has one sequence per cell") {
@@ -203,7 +196,7 @@ TEST_CASE("llama state, hostile: every bit of a small file flipped is an error o
 }
 
 TEST_CASE("llama state, hostile: a forged container is refused or describes its own file") {
-  const long peak_before = peak_memory_kib();
+  const PeakGuard guard(512 * 1024);
   const KvFile file = read_kv(small_sequence());
   const size_t head = std::min<size_t>(file.container.size(), 160);
   for (size_t at = 0; at < file.container.size(); ++at) {
@@ -218,7 +211,6 @@ TEST_CASE("llama state, hostile: a forged container is refused or describes its 
       if (image.ok()) CHECK(image->bytes->size() <= 2 * small_sequence().size());
     }
   }
-  CHECK(peak_memory_kib() - peak_before < 512 * 1024);
 }
 
 TEST_CASE("llama state, hostile: a file with many possible readings ends in bounded time") {

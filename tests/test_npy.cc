@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "formats/half.h"
-#include "formats/kv_planes.h"
 #include "formats/npy_header.h"
 #include "tests/pack.h"
 #include "tests/random_kv.h"
@@ -43,13 +42,6 @@ Bytes file_of(const std::string& header, size_t element_bytes, int major = 1) {
 }
 
 Result<KvFile> read(const Bytes& bytes) { return read_kv_file(bytes, {}); }
-
-Bytes rebuild(const KvFile& file) {
-  KvFileImage image = must(open_container(file.format, file.container, {}));
-  REQUIRE(image.planes.size() == file.tensor.planes.size());
-  for (size_t p = 0; p < image.planes.size(); ++p) copy_plane(file.tensor.planes[p].view, image.planes[p]);
-  return *image.bytes;
-}
 
 }  // namespace
 

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "formats/half.h"
-#include "formats/kv_planes.h"
 #include "formats/safetensors_header.h"
 #include "tests/pack.h"
 #include "tests/random_kv.h"
@@ -36,13 +35,6 @@ const std::string kValue = entry("layers.0.value", "F16", "2,3,4", 48, 96);
 Result<KvFile> read(const Bytes& bytes) { return read_kv_file(bytes, {}); }
 Result<KvFile> read(const std::string& entries, size_t data_bytes) {
   return read(file_of("{" + entries + "}", data_bytes));
-}
-
-Bytes rebuild(const KvFile& file) {
-  KvFileImage image = must(open_container(file.format, file.container, {}));
-  REQUIRE(image.planes.size() == file.tensor.planes.size());
-  for (size_t p = 0; p < image.planes.size(); ++p) copy_plane(file.tensor.planes[p].view, image.planes[p]);
-  return *image.bytes;
 }
 
 }  // namespace

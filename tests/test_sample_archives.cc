@@ -24,6 +24,22 @@ void check_same_layout(const KvFile& a, const Bytes& b_bytes, const ModelFacts* 
   CHECK(a.module == b.module);
 }
 
+// What a conversion to another state file starts from.
+struct Parts {
+  KvTensor tensor;
+  std::vector<int32_t> tokens;
+  Bytes container;
+};
+
+Parts parts_of(const Bytes& archive, const DecodeOptions& options) {
+  MemorySource source(archive);
+  const ArchiveReader reader = must(ArchiveReader::open(source));
+  Parts parts;
+  parts.tensor = must(decode_tensor(reader, options, &parts.tokens));
+  parts.container = must(reader.section(SectionKind::kContainer));
+  return parts;
+}
+
 }  // namespace
 
 TEST_CASE("samples: lossless gives back the same bytes, with and without the model") {
@@ -81,13 +97,8 @@ TEST_CASE("samples: at the same rate the model makes keys more exact") {
 TEST_CASE("samples: an archive turns into a state file of another layout and type") {
   const ModelFacts nano = nano_facts();
   const KvFile file = read_kv(read_sample("llama/lighthouse-4-streams.slot.bin"), &nano);
-  const Bytes archive = pack(file, &nano, Quality::kLossless);
-  MemorySource source(archive);
-  const ArchiveReader reader = must(ArchiveReader::open(source));
-  std::vector<int32_t> tokens;
-  const KvTensor tensor = must(decode_tensor(reader, {}, &tokens));
+  const auto [tensor, tokens, container] = parts_of(pack(file, &nano, Quality::kLossless), {});
   CHECK(tokens == file.tokens);
-  const Bytes container = must(reader.section(SectionKind::kContainer));
   const LlamaLayout layout{.streams = 1, .transposed_v = true, .value_type = DType::kF32, .packed_payload = false};
   const KvFile back = read_kv(must(write_llama_state(tensor, tokens, container, layout)), &nano);
   CHECK(relative_error(file.tensor, back.tensor) == 0);
@@ -99,14 +110,9 @@ TEST_CASE("samples: an archive turns into a state file of another layout and typ
 TEST_CASE("samples: a part of the tokens is a state file of that part") {
   const ModelFacts nano = nano_facts();
   const KvFile file = read_kv(read_sample("llama/lighthouse-f16.slot.bin"), &nano);
-  const Bytes archive = pack(file, &nano, Quality::kLossless);
-  MemorySource source(archive);
-  const ArchiveReader reader = must(ArchiveReader::open(source));
   DecodeOptions options;
   options.positions = {0, 300};
-  std::vector<int32_t> tokens;
-  const KvTensor tensor = must(decode_tensor(reader, options, &tokens));
-  const Bytes container = must(reader.section(SectionKind::kContainer));
+  const auto [tensor, tokens, container] = parts_of(pack(file, &nano, Quality::kLossless), options);
   const KvFile part = read_kv(must(write_llama_state(tensor, tokens, container, {})), &nano);
   CHECK(part.tokens == std::vector<int32_t>(file.tokens.begin(), file.tokens.begin() + 300));
   REQUIRE(part.tensor.token_sets[0].positions.size() == 300);
