@@ -356,6 +356,20 @@ TEST_CASE("cli: conversions on decode") {
   CHECK(
       converts({"--to", "safetensors", "--tokens", "10:20", "--layers", "1:3"}, "4 tensors, 10 tokens").tokens.size() ==
       10);
+  // To transformers and back to llama.cpp: the same keys, though they lie in another order in between.
+  converts({"--to", "safetensors"}, "safetensors");
+  fs::rename(folder.file("out"), folder.file("t.safetensors"));
+  const std::string other = folder.file("t.kvp");
+  REQUIRE(run_kvpack({"encode", folder.file("t.safetensors"), "-m", kModel, "--quality", "lossless", "-q", "-o", other})
+              .exit_code == 0);
+  REQUIRE(run_kvpack({"decode", other, "--to", "llama", "-q", "-f", "-o", folder.file("t.bin")}).exit_code == 0);
+  const auto differing = [&](const std::string& a, const std::string& b) {
+    return nlohmann::json::parse(run_kvpack({"diff", a, b, "-m", kModel, "--json"}).out)["total_k"]["differing"];
+  };
+  CHECK(differing(state, folder.file("t.bin")) == 0);
+  REQUIRE(run_kvpack({"encode", state, "--quality", "lossless", "-q", "-f", "-o", other}).exit_code == 0);
+  CHECK(contains(run_kvpack({"decode", other, "--to", "safetensors", "-f", "-o", folder.file("t")}).err,
+                 "channel order"));
   check_failure(run_kvpack({"decode", archive, "--layers", "1:3", "-f", "-o", folder.file("out")}), 11,
                 "all layers only");
   check_failure(run_kvpack({"decode", archive, "--to", "npy", "--streams", "2", "-f", "-o", folder.file("out")}), 2,
