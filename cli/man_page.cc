@@ -94,7 +94,7 @@ std::string man_page(const CLI::App& program, const std::string& version) {
       ".SH ENVIRONMENT\n"
       ".TP\n\\fBNO_COLOR\\fR\nif set and not empty, no colours (with \\fB\\-\\-color auto\\fR)\n"
       ".TP\n\\fBTERM\\fR\n\"dumb\": no colours and no progress line\n";
-  return page + ".SH EXAMPLES\n" + footer_of(program);
+  return page;
 }
 
 }  // namespace kvpack::cli

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real llama-server goes on from caches that went through kvpack.
+
+    python3 tests/engine/server_test.py --kvpack PROGRAM [--threads N]
+
+For nano, SmolLM2 and Gemma 3: prompt, save the slot, kvpack encode and decode, erase, restore, the same prompt again.
+`timings.cache_n` must show all tokens but one reused (the server always computes the last one), which an answer of 200
+to the restore does not. Gemma's sliding window gives 0 without the guard cell, and everything with it. What a damaged
+archive holds never reaches the server.
+
+Server and models come from the environment, as tests/engine/fetch_llama.sh --gemma --server prints them:
+KVPACK_LLAMA_SERVER, KVPACK_SMOLLM2_GGUF, KVPACK_GEMMA_GGUF. The server listens on the loopback interface only.
+"""
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEXTS = ROOT / "tests" / "engine" / "texts"
+CONTEXT_TOKENS = 2048
+PREDICTED_TOKENS = 32
+START_TIMEOUT_S = 120
+CALL_TIMEOUT_S = 300
+CORRUPT = 12  # kvpack's exit code
+
+
+@dataclasses.dataclass
+class Model:
+    name: str
+    gguf: pathlib.Path
+    prompt: str
+    sliding_window: bool = False
+
+
+class Failures(list):
+    """Prints every check, and remembers what failed."""
+
+    def check(self, holds, what):
+        print(f"  {'ok    ' if holds else 'FAILED'}  {what}", flush=True)
+        if not holds:
+            self.append(what)
+
+
+class Server:
+    """One llama-server with one slot; use as a context manager."""
+
+    def __init__(self, program, model, folder, threads):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        # --cache-ram 0: the server's own prompt cache would pass for a restored one.
+        self.command = [program, "-m", str(model.gguf), "-c", str(CONTEXT_TOKENS), "-np", "1", "-t", str(threads),
+                        "--host", "127.0.0.1", "--port", str(self.port), "--slot-save-path", str(folder),
+                        "--cache-ram", "0"]
+        self.log_path = folder / "server.log"
+
+    def __enter__(self):
+        self.log = open(self.log_path, "wb")
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                if self.call("/health")[0] == 200:
+                    return
+            time.sleep(0.2)
+        tail = self.log_path.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"llama-server did not start (exit status {self.process.poll()}):\n{tail}")
+
+    def alive(self):
+        return self.process.poll() is None and self.call("/health")[0] == 200
+
+    def call(self, path, body=None):
+        """HTTP status and parsed answer; a refusal is an answer too."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}",
+                                         data=None if body is None else json.dumps(body).encode(),
+                                         headers={"Content-Type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through a proxy
+        try:
+            with opener.open(request, timeout=CALL_TIMEOUT_S) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, json.loads(refusal.read() or b"null")
+
+    def slot(self, action, name=None):
+        return self.call(f"/slots/0?action={action}", {"filename": name} if name else {})
+
+    def complete(self, prompt, count):
+        status, answer = self.call("/completion", {"prompt": prompt, "n_predict": count, "temperature": 0,
+                                                   "cache_prompt": True, "id_slot": 0})
+        if status != 200:
+            raise RuntimeError(f"/completion: {status}: {answer}")
+        return answer
+
+
+class Kvpack:
+    def __init__(self, program):
+        self.program = program
+
+    def __call__(self, *arguments):
+        """Exit status; what it says goes to standard error only if it fails in a way that a test does not ask for."""
+        done = subprocess.run([self.program, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=CALL_TIMEOUT_S)
+        if done.returncode not in (0, CORRUPT):
+            print(done.stdout.decode(errors="replace"), file=sys.stderr)
+        return done.returncode
+
+
+@dataclasses.dataclass
+class SavedContext:
+    """What a model's server knows and answers before kvpack comes into it."""
+    state: pathlib.Path
+    tokens: int
+    text: str  # the greedy continuation on the warm cache
+
+
+def save_context(server, model, folder, failures):
+    cold = server.complete(model.prompt, 0)
+    tokens = cold["tokens_evaluated"]
+    status, saved = server.slot("save", "saved.bin")
+    failures.check(status == 200 and saved["n_saved"] == tokens and cold["timings"]["cache_n"] == 0,
+                   f"cold: {tokens} tokens computed, {saved.get('n_saved')} saved in {saved.get('n_written')} bytes")
+    # Compared with a warm cache: a fresh prefill differs in the last bits, by the shape of its batches alone.
+    warm = server.complete(model.prompt, PREDICTED_TOKENS)
+    failures.check(warm["timings"]["cache_n"] == tokens - 1, f"warm: cache_n {warm['timings']['cache_n']}")
+    return SavedContext(folder / "saved.bin", tokens, warm["content"])
+
+
+def check_restored(server, model, context, name, expected_reuse, failures, label):
+    """Erases the slot, restores `name`, asks again; the continuation."""
+    server.slot("erase")
+    status, restored = server.slot("restore", name)
+    answer = server.complete(model.prompt, PREDICTED_TOKENS)
+    reused = answer["timings"]["cache_n"]
+    failures.check(status == 200 and reused == expected_reuse,
+                   f"{label}: restore {status}, cache_n {reused} of {context.tokens} (expected {expected_reuse}), "
+                   f"prompt in {answer['timings']['prompt_ms']:.0f} ms, "
+                   f"{common_prefix(answer['content'], context.text)} of {len(context.text)} characters as warm")
+    return answer["content"]
+
+
+def common_prefix(a, b):
+    return len(os.path.commonprefix([a, b]))
+
+
+def check_quality(kvpack, server, model, context, folder, quality, failures):
+    archive = folder / f"{quality}.kvp"
+    encoded = kvpack("encode", context.state, "--model", model.gguf, "--quality", quality, "-o", archive)
+    failures.check(encoded == 0, f"{quality}: {context.state.stat().st_size} -> "
+                                 f"{archive.stat().st_size if encoded == 0 else '?'} bytes")
+    if encoded != 0:
+        return
+    plain = folder / f"{quality}.bin"
+    failures.check(kvpack("decode", archive, "--no-swa-guard-cell", "-o", plain) == 0, f"{quality}: decoded")
+    if quality == "lossless":
+        failures.check(plain.read_bytes() == context.state.read_bytes(), f"{quality}: the identical file")
+    name = plain.name
+    if model.sliding_window:
+        check_restored(server, model, context, name, 0, failures, f"{quality}, no guard cell")
+        name = f"{quality}.guarded.bin"
+        failures.check(kvpack("decode", archive, "--swa-guard-cell", "-o", folder / name) == 0,
+                       f"{quality}: decoded with the guard cell")
+    text = check_restored(server, model, context, name, context.tokens - 1, failures, quality)
+    if quality == "lossless":
+        failures.check(text == context.text, f"{quality}: goes on as the warm cache did")
+
+
+def check_damage(kvpack, server, folder, failures):
+    """A flipped bit and a lost byte, in the archive and in the state file."""
+    archive = (folder / "medium.kvp").read_bytes()
+    middle = len(archive) // 2
+    state = (folder / "saved.bin").read_bytes()
+    damaged = {"a flipped bit": archive[:middle] + bytes([archive[middle] ^ 1]) + archive[middle + 1:],
+               "a lost byte": archive[:-1]}
+    for what, content in damaged.items():
+        (folder / "damaged.kvp").write_bytes(content)
+        status = kvpack("decode", folder / "damaged.kvp", "-o", folder / "damaged.bin")
+        failures.check(status == CORRUPT and not (folder / "damaged.bin").exists(),
+                       f"archive with {what}: decode exits with {status}, and there is no file")
+    (folder / "short.bin").write_bytes(state[:-1])
+    status = kvpack("encode", folder / "short.bin", "-o", folder / "short.kvp")
+    failures.check(status == CORRUPT and not (folder / "short.kvp").exists(),
+                   f"state file short of a byte (it would abort the server): encode exits with {status}")
+    status, _ = server.slot("restore", "damaged.bin")
+    failures.check(status == 400 and server.alive(), f"restore of what was not written: {status}, the server lives")
+
+
+def test_model(program, kvpack, model, threads, failures):
+    print(f"{model.name}: {model.gguf.name}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="kvpack-server-") as name:
+        folder = pathlib.Path(name)
+        with Server(program, model, folder, threads) as server:
+            context = save_context(server, model, folder, failures)
+            for quality in ("lossless", "medium"):
+                check_quality(kvpack, server, model, context, folder, quality, failures)
+            check_damage(kvpack, server, folder, failures)
+
+
+def from_environment(name):
+    path = os.environ.get(name, "")
+    if not os.path.isfile(path):
+        sys.exit(f"server_test.py: {name} names no file ({path!r}): see tests/engine/fetch_llama.sh --gemma --server")
+    return path
+
+
+def main():
+    parser = argparse.ArgumentParser(description="A real llama-server goes on from caches that went through kvpack.")
+    parser.add_argument("--kvpack", required=True, help="the kvpack program")
+    parser.add_argument("--threads", type=int, default=1, help="of the server")
+    arguments = parser.parse_args()
+    program = from_environment("KVPACK_LLAMA_SERVER")
+    models = [
+        Model("nano", ROOT / "samples" / "nano-f16.gguf", (ROOT / "samples" / "lighthouse.txt").read_text()),
+        Model("SmolLM2", pathlib.Path(from_environment("KVPACK_SMOLLM2_GGUF")), (TEXTS / "story.txt").read_text()),
+        Model("Gemma 3", pathlib.Path(from_environment("KVPACK_GEMMA_GGUF")), (TEXTS / "report.txt").read_text(),
+              sliding_window=True),
+    ]
+    failures = Failures()
+    for model in models:
+        test_model(program, Kvpack(os.path.abspath(arguments.kvpack)), model, arguments.threads, failures)
+    for failure in failures:
+        print(f"server_test.py: FAILED: {failure}", file=sys.stderr)
+    print(f"{len(failures)} checks failed" if failures else "all checks passed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
