@@ -5,32 +5,27 @@
 
 For nano, SmolLM2 and Gemma 3: prompt, save the slot, kvpack encode and decode, erase, restore, the same prompt again.
 `timings.cache_n` must show all tokens but one reused (the server always computes the last one), which an answer of 200
-to the restore does not. Gemma's sliding window gives 0 without the guard cell, and everything with it. What a damaged
-archive holds never reaches the server.
+to the restore does not show. Gemma's sliding window gives 0 without the guard cell, and everything with it. What a
+damaged archive holds never reaches the server. And the server writes samples/llama again, to the byte.
 
 Server and models come from the environment, as tests/engine/fetch_llama.sh --gemma --server prints them:
 KVPACK_LLAMA_SERVER, KVPACK_SMOLLM2_GGUF, KVPACK_GEMMA_GGUF. The server listens on the loopback interface only.
 """
 import argparse
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
+
+from llama_server import Server
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = ROOT / "tests" / "engine" / "texts"
 CONTEXT_TOKENS = 2048
 PREDICTED_TOKENS = 32
-START_TIMEOUT_S = 120
-CALL_TIMEOUT_S = 300
+KVPACK_TIMEOUT_S = 300
 CORRUPT = 12  # kvpack's exit code
 
 
@@ -51,74 +46,6 @@ class Failures(list):
             self.append(what)
 
 
-class Server:
-    """One llama-server with one slot; use as a context manager."""
-
-    def __init__(self, program, model, folder, threads):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        # --cache-ram 0: the server's own prompt cache would pass for a restored one.
-        self.command = [program, "-m", str(model.gguf), "-c", str(CONTEXT_TOKENS), "-np", "1", "-t", str(threads),
-                        "--host", "127.0.0.1", "--port", str(self.port), "--slot-save-path", str(folder),
-                        "--cache-ram", "0"]
-        self.log_path = folder / "server.log"
-
-    def __enter__(self):
-        self.log = open(self.log_path, "wb")
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        try:
-            self.wait_until_ready()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
-
-    def wait_until_ready(self):
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                if self.call("/health")[0] == 200:
-                    return
-            time.sleep(0.2)
-        tail = self.log_path.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"llama-server did not start (exit status {self.process.poll()}):\n{tail}")
-
-    def alive(self):
-        return self.process.poll() is None and self.call("/health")[0] == 200
-
-    def call(self, path, body=None):
-        """HTTP status and parsed answer; a refusal is an answer too."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}",
-                                         data=None if body is None else json.dumps(body).encode(),
-                                         headers={"Content-Type": "application/json"})
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not through a proxy
-        try:
-            with opener.open(request, timeout=CALL_TIMEOUT_S) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            return refusal.code, json.loads(refusal.read() or b"null")
-
-    def slot(self, action, name=None):
-        return self.call(f"/slots/0?action={action}", {"filename": name} if name else {})
-
-    def complete(self, prompt, count):
-        status, answer = self.call("/completion", {"prompt": prompt, "n_predict": count, "temperature": 0,
-                                                   "cache_prompt": True, "id_slot": 0})
-        if status != 200:
-            raise RuntimeError(f"/completion: {status}: {answer}")
-        return answer
-
-
 class Kvpack:
     def __init__(self, program):
         self.program = program
@@ -126,7 +53,7 @@ class Kvpack:
     def __call__(self, *arguments):
         """Exit status; what it says goes to standard error only if it fails in a way that a test does not ask for."""
         done = subprocess.run([self.program, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=CALL_TIMEOUT_S)
+                              stderr=subprocess.STDOUT, timeout=KVPACK_TIMEOUT_S)
         if done.returncode not in (0, CORRUPT):
             print(done.stdout.decode(errors="replace"), file=sys.stderr)
         return done.returncode
@@ -215,11 +142,31 @@ def test_model(program, kvpack, model, threads, failures):
     print(f"{model.name}: {model.gguf.name}", flush=True)
     with tempfile.TemporaryDirectory(prefix="kvpack-server-") as name:
         folder = pathlib.Path(name)
-        with Server(program, model, folder, threads) as server:
+        with Server(program, model.gguf, folder, "-c", CONTEXT_TOKENS, "-np", 1, "-t", threads) as server:
             context = save_context(server, model, folder, failures)
             for quality in ("lossless", "medium"):
                 check_quality(kvpack, server, model, context, folder, quality, failures)
             check_damage(kvpack, server, folder, failures)
+
+
+def check_samples(program, threads, failures):
+    """samples/llama/*.slot.bin, made again (samples/README.md): what `kvpack` reads is what a server writes."""
+    print("samples/llama", flush=True)
+    nano = ROOT / "samples" / "nano-f16.gguf"
+    prompt = (ROOT / "samples" / "lighthouse.txt").read_text()
+    one_slot = ["-c", 2048, "-np", 1]
+    for name, slot, options in [
+            ("lighthouse-f16", 0, one_slot),
+            ("lighthouse-f16-transposed-v", 0, [*one_slot, "-fa", "off"]),
+            ("lighthouse-q8_0", 0, [*one_slot, "-ctk", "q8_0", "-ctv", "q8_0"]),
+            ("lighthouse-4-streams", 2, ["-c", 8192, "-np", 4])]:
+        with tempfile.TemporaryDirectory(prefix="kvpack-server-") as folder:
+            with Server(program, nano, pathlib.Path(folder), "-t", threads, *options) as server:
+                server.complete(prompt, 0, slot)
+                server.slot("save", "again.bin", slot)
+            again = (pathlib.Path(folder) / "again.bin").read_bytes()
+        sample = (ROOT / "samples" / "llama" / f"{name}.slot.bin").read_bytes()
+        failures.check(again == sample, f"{name}.slot.bin comes out as it is: {len(again)} bytes")
 
 
 def from_environment(name):
@@ -244,6 +191,7 @@ def main():
     failures = Failures()
     for model in models:
         test_model(program, Kvpack(os.path.abspath(arguments.kvpack)), model, arguments.threads, failures)
+    check_samples(program, arguments.threads, failures)
     for failure in failures:
         print(f"server_test.py: FAILED: {failure}", file=sys.stderr)
     print(f"{len(failures)} checks failed" if failures else "all checks passed")
