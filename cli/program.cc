@@ -101,6 +101,10 @@ void declare_program(CommandLine& line) {
   CLI::App* help = line.app.add_subcommand("help", "show help, of a verb if one is named");
   help->add_option("VERB", line.help_topic, "the verb")->type_name("");
   help->add_flag("--man", line.help_as_man_page, "print the manual page, as `man` reads it");
+  help->footer(
+      "Examples:\n"
+      "  kvpack help encode\n"
+      "  kvpack help --man | man -l -");
   line.verbs.push_back({help, [&line](Console& console) { return run_help(line, console); }});
 
   // After the verbs, which would inherit it.
