@@ -19,7 +19,7 @@ struct TileUnderTest {
   KvFile file;
   ModelFacts facts;
   PlaneShape shape;
-  PlaneParameters parameters;
+  ParameterChoice choice;
   EncodedTile tile;
 
   TileUnderTest(const RandomShape& random_shape, Quality quality, TransformChoice transform, uint32_t low_rank = 0)
@@ -28,18 +28,20 @@ struct TileUnderTest {
     shape = {0, Side::kKey, 0, 0, plane.view.kv_heads, plane.view.head_dim, plane.view.dtype, 0};
     const auto& positions = file.tensor.token_sets[0].positions;
     if (quality == Quality::kLossless) {
-      parameters.lossless = true;
+      choice.parameters.lossless = true;
     } else {
       const auto stats = measure_plane(plane.view, &facts.ropes[0], positions, {}, true);
-      parameters = choose_parameters(stats, step_rule_of(quality), transform, low_rank).parameters;
+      choice = choose_parameters(stats, step_rule_of(quality), transform, low_rank);
     }
     std::vector<int8_t> classes(size_t{random_shape.tokens} * shape.kv_heads);
     for (size_t i = 0; i < classes.size(); ++i) classes[i] = static_cast<int8_t>(static_cast<int>(i % 8) - 4);
-    Result<EncodedTile> encoded = encode_tile(context(), {plane.view, 0, {}, classes}, false);
+    Result<EncodedTile> encoded = encode_tile(context(), {plane.view, choice.forward, 0, {}, classes}, false);
     REQUIRE(encoded.ok());
     tile = std::move(encoded).value();
   }
-  TileContext context() const { return {shape, parameters, &facts.ropes[0], file.tensor.token_sets[0].positions}; }
+  TileContext context() const { 
+    return {shape, choice.parameters, &facts.ropes[0], file.tensor.token_sets[0].positions, {}};
+  }
   Status decode(const std::vector<Bytes>& levels) const {
     std::vector<ByteSpan> spans(levels.begin(), levels.end());
     const uint32_t tokens = static_cast<uint32_t>(context().positions.size());
@@ -99,18 +101,18 @@ TEST_CASE("damaged plane parameters end in an error or decode without a crash") 
   std::mt19937 random(8);
   TileUnderTest test(small_shape(), Quality::kHigh, TransformChoice::kKlt);
   ByteWriter writer;
-  write_plane_parameters(test.parameters, writer);
+  write_plane_parameters(test.choice.parameters, writer);
   const Bytes good = writer.take();
-  REQUIRE(read_plane_parameters(good, test.shape).ok());
+  REQUIRE(read_plane_parameters(good, test.shape, nullptr).ok());
   for (size_t length = 0; length < good.size(); ++length) {
-    CHECK(!read_plane_parameters(ByteSpan(good).first(length), test.shape).ok());
+    CHECK(!read_plane_parameters(ByteSpan(good).first(length), test.shape, nullptr).ok());
   }
   for (int trial = 0; trial < 5000; ++trial) {
     Bytes bad = good;
     bad[random() % std::min<size_t>(bad.size(), trial % 2 ? 48 : 1 << 20)] = static_cast<std::byte>(random());
-    Result<PlaneParameters> parameters = read_plane_parameters(bad, test.shape);
+    Result<PlaneParameters> parameters = read_plane_parameters(bad, test.shape, nullptr);
     if (!parameters.ok()) continue;
-    test.parameters = std::move(parameters).value();
-    if (test.parameters.levels <= test.tile.levels.size()) (void)test.decode(test.tile.levels);
+    test.choice.parameters = std::move(parameters).value();
+    if (test.choice.parameters.levels <= test.tile.levels.size()) (void)test.decode(test.tile.levels);
   }
 }
