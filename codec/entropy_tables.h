@@ -60,11 +60,4 @@ inline SymbolModel symbol_model(uint8_t class_byte, int scale_offset, int token_
   return model;
 }
 
-// kSymbolFrequencies unpacked for coding: running sums and the symbol of each of the 256 slots.
-struct SymbolTable {
-  std::array<uint16_t, 17> cumulative;
-  std::array<uint8_t, 256> symbol_of_slot;
-};
-const SymbolTable& symbol_table(int shape, int scale);
-
 }  // namespace kvpack
