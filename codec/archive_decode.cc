@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 
@@ -77,8 +78,45 @@ Result<ChunkTiles> read_chunk(const ArchiveReader& reader, uint32_t chunk, uint3
 }
 
 // Where a chunk's decoded rows go. Called for every wanted tile, from several threads.
-using TileSink = std::function<Status(const ChunkShape& chunk, uint32_t plane, const TileContext& context,
-                                      std::span<const ByteSpan> levels)>;
+struct TileSink {
+  std::function<MutableKvView(const ChunkShape& chunk, uint32_t plane)> rows;
+  std::function<void(const ChunkShape& chunk, uint32_t plane)> finished;  // may be empty
+};
+
+// One or two tiles of a chunk, planes of the shape.
+struct ChunkDecoder {
+  const ArchiveShape& shape;
+  const std::vector<PlaneParameters>& parameters;
+  const ChunkShape& chunk;
+  const ChunkTiles& tiles;
+  const TileSink& sink;
+
+  TileContext context_of(uint32_t plane) const {
+    const PlaneShape& of = shape.planes[plane];
+    const Rope* rope = of.rope >= 0 ? &shape.ropes[static_cast<size_t>(of.rope)] : nullptr;
+    const auto& positions = shape.token_sets[chunk.token_set].positions;
+    return {of, parameters[plane], rope, std::span(positions).subspan(chunk.first_token, chunk.tokens)};
+  }
+  std::array<Status, 2> decode_two(uint32_t a, uint32_t b) const {
+    const TileContext first = context_of(a);
+    const TileContext second = context_of(b);
+    const std::vector<ByteSpan> first_levels = tiles.of_plane(a - chunk.first_plane);
+    const std::vector<ByteSpan> second_levels = tiles.of_plane(b - chunk.first_plane);
+    auto statuses =
+        decode_two_tiles({first, first_levels, sink.rows(chunk, a)}, {second, second_levels, sink.rows(chunk, b)});
+    if (sink.finished && statuses[0].ok() && statuses[1].ok()) {
+      sink.finished(chunk, a);
+      sink.finished(chunk, b);
+    }
+    return statuses;
+  }
+  Status decode(uint32_t plane) const {
+    const TileContext context = context_of(plane);
+    KVPACK_RETURN_IF_ERROR(decode_tile(context, tiles.of_plane(plane - chunk.first_plane), sink.rows(chunk, plane)));
+    if (sink.finished) sink.finished(chunk, plane);
+    return {};
+  }
+};
 
 // Walks the chunks; `wanted` decides by chunk and plane.
 Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
@@ -93,21 +131,27 @@ Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
     for (uint32_t p = 0; p < chunk.planes; ++p) planes.push_back(wanted(chunk, shape.planes[chunk.first_plane + p]));
     if (std::none_of(planes.begin(), planes.end(), [](bool w) { return w; })) continue;
     KVPACK_ASSIGN_OR_RETURN(ChunkTiles tiles, read_chunk(reader, c, levels, planes));
-    const auto positions =
-        std::span(shape.token_sets[chunk.token_set].positions).subspan(chunk.first_token, chunk.tokens);
-    std::vector<Status> statuses(chunk.planes);
-    parallel_for(chunk.planes, options.threads, [&](uint64_t p) {
-      if (!planes[p]) return;
-      const uint32_t plane = chunk.first_plane + static_cast<uint32_t>(p);
-      const PlaneShape& plane_shape = shape.planes[plane];
-      const Rope* rope = plane_shape.rope >= 0 ? &shape.ropes[static_cast<size_t>(plane_shape.rope)] : nullptr;
-      const TileContext context{plane_shape, parameters[plane], rope, positions};
-      statuses[p] = sink(chunk, plane, context, tiles.of_plane(static_cast<uint32_t>(p)));
-    });
+    // Two at a time, K and V of a layer where both are wanted: their entropy coders run in lockstep.
+    std::vector<uint32_t> todo;
     for (uint32_t p = 0; p < chunk.planes; ++p) {
-      const PlaneShape& at = shape.planes[chunk.first_plane + p];
-      if (!statuses[p].ok()) {
-        return statuses[p].error().within(fmt::format("chunk {}, layer {} {}", c, at.layer, side_name(at.side)));
+      if (planes[p]) todo.push_back(chunk.first_plane + p);
+    }
+    const ChunkDecoder decoder{shape, parameters, chunk, tiles, sink};
+    std::vector<Status> statuses(todo.size());
+    parallel_for((todo.size() + 1) / 2, options.threads, [&](uint64_t pair) {
+      const size_t first = 2 * pair;
+      if (first + 1 == todo.size()) {
+        statuses[first] = decoder.decode(todo[first]);
+        return;
+      }
+      auto both = decoder.decode_two(todo[first], todo[first + 1]);
+      statuses[first] = std::move(both[0]);
+      statuses[first + 1] = std::move(both[1]);
+    });
+    for (size_t i = 0; i < todo.size(); ++i) {
+      const PlaneShape& at = shape.planes[todo[i]];
+      if (!statuses[i].ok()) {
+        return statuses[i].error().within(fmt::format("chunk {}, layer {} {}", c, at.layer, side_name(at.side)));
       }
     }
     if (options.progress) options.progress(c + 1, chunks.size(), "decoding");
@@ -189,11 +233,11 @@ Result<Bytes> restore_file(const ArchiveReader& reader, const DecodeOptions& opt
   KVPACK_RETURN_IF_ERROR(match_image(shape, image));
   for (size_t p = 0; p < shape.planes.size(); ++p) image.planes[p].hadamard_block = shape.planes[p].hadamard_block;
   const auto everything = [](const ChunkShape&, const PlaneShape&) { return true; };
-  KVPACK_RETURN_IF_ERROR(for_each_tile(
-      reader, options, everything,
-      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context, std::span<const ByteSpan> levels) {
-        return decode_tile(context, levels, slice_tokens(image.planes[plane], chunk.first_token, chunk.tokens));
-      }));
+  TileSink sink;
+  sink.rows = [&](const ChunkShape& chunk, uint32_t plane) {
+    return slice_tokens(image.planes[plane], chunk.first_token, chunk.tokens);
+  };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(reader, options, everything, sink));
   return std::move(*image.bytes);
 }
 
@@ -248,22 +292,33 @@ Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions&
     const auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
     return at != chosen.end() && *at < chunk.first_token + chunk.tokens;
   };
-  KVPACK_RETURN_IF_ERROR(for_each_tile(
-      reader, options, tile_wanted,
-      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context,
-          std::span<const ByteSpan> levels) -> Status {
-        const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
-        Bytes scratch(chunk.tokens * out.packed_row_bytes());
-        const auto rows = make_row_view<std::byte>(scratch.data(), out.dtype, chunk.tokens, out.kv_heads, out.head_dim);
-        KVPACK_RETURN_IF_ERROR(decode_tile(context, levels, rows));
-        const auto& chosen = selection.tokens[chunk.token_set];
-        auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
-        for (; at != chosen.end() && *at < chunk.first_token + chunk.tokens; ++at) {
-          store_raw(out, static_cast<uint32_t>(at - chosen.begin()), 1,
-                    scratch.data() + (*at - chunk.first_token) * out.packed_row_bytes());
-        }
-        return {};
-      }));
+  // A chunk whose tokens are all selected is decoded in place, another by way of a copy.
+  std::vector<Bytes> partial(shape.planes.size());
+  const auto selected_of = [&](const ChunkShape& chunk) {
+    const auto& chosen = selection.tokens[chunk.token_set];
+    const auto first = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
+    const auto last = std::lower_bound(first, chosen.end(), chunk.first_token + chunk.tokens);
+    return std::pair(static_cast<uint32_t>(first - chosen.begin()), static_cast<uint32_t>(last - chosen.begin()));
+  };
+  TileSink sink;
+  sink.rows = [&](const ChunkShape& chunk, uint32_t plane) {
+    const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
+    const auto [first, last] = selected_of(chunk);
+    if (last - first == chunk.tokens) return slice_tokens(out, first, chunk.tokens);
+    partial[plane].resize(chunk.tokens * out.packed_row_bytes());
+    return make_row_view<std::byte>(partial[plane].data(), out.dtype, chunk.tokens, out.kv_heads, out.head_dim);
+  };
+  sink.finished = [&](const ChunkShape& chunk, uint32_t plane) {
+    if (partial[plane].empty()) return;
+    const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
+    const auto [first, last] = selected_of(chunk);
+    for (uint32_t i = first; i < last; ++i) {
+      const uint32_t token = selection.tokens[chunk.token_set][i] - chunk.first_token;
+      store_raw(out, i, 1, partial[plane].data() + token * out.packed_row_bytes());
+    }
+    partial[plane].clear();
+  };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(reader, options, tile_wanted, sink));
 
   if (tokens != nullptr) {
     tokens->clear();
