@@ -120,21 +120,28 @@ struct Isa {
 #include "codec/kernels_rans.h"
 #include "codec/kernels_rows.h"
 
+constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+__mmask16 first_lanes(size_t count) { return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<uint32_t>(count))); }
+
 void to_f16(const float* values, size_t count, uint16_t* halves) {
-  for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 mask =
-        static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<uint32_t>(count - i < 16 ? count - i : 16)));
-    const __m512 x = _mm512_maskz_loadu_ps(mask, values + i);
-    _mm256_mask_storeu_epi16(halves + i, mask, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + i), _mm512_cvtps_ph(_mm512_loadu_ps(values + i), kNearest));
   }
+  if (i == count) return;
+  const __mmask16 rest = first_lanes(count - i);
+  _mm256_mask_storeu_epi16(halves + i, rest, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(rest, values + i), kNearest));
 }
 
 void from_f16(const uint16_t* halves, size_t count, float* values) {
-  for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 mask =
-        static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<uint32_t>(count - i < 16 ? count - i : 16)));
-    _mm512_mask_storeu_ps(values + i, mask, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, halves + i)));
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    _mm512_storeu_ps(values + i, _mm512_cvtph_ps(Isa::load_bytes(reinterpret_cast<const uint8_t*>(halves + i))));
   }
+  if (i == count) return;
+  const __mmask16 rest = first_lanes(count - i);
+  _mm512_mask_storeu_ps(values + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, halves + i)));
 }
 
 constexpr Kernels kTable = {"avx512",     decode_steps, decode_two, encode_steps,   units_of,   inverse_matrix,

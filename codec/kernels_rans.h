@@ -17,7 +17,7 @@ struct Decoded {
   typename Isa::Bytes start;
 };
 
-inline Decoded find_symbols(const SymbolCode& code, Isa::Bytes slot) {
+[[gnu::always_inline]] inline Decoded find_symbols(const SymbolCode& code, Isa::Bytes slot) {
   const auto heap = Isa::table(code.heap);
   const auto flipped = Isa::flip(slot);
   const auto one = Isa::splat(1);
@@ -29,7 +29,7 @@ inline Decoded find_symbols(const SymbolCode& code, Isa::Bytes slot) {
   return {at, Isa::lookup(Isa::table(code.frequency), at), Isa::lookup(Isa::table(code.start), at)};
 }
 
-inline Decoded find_digits(const DigitCode& code, Isa::Bytes slot, Isa::Bytes context) {
+[[gnu::always_inline]] inline Decoded find_digits(const DigitCode& code, Isa::Bytes slot, Isa::Bytes context) {
   const auto flipped = Isa::flip(slot);
   const auto low = Isa::lookup(Isa::table(code.low), context);
   const auto high = Isa::lookup(Isa::table(code.high), context);
@@ -93,7 +93,7 @@ inline void take_mixed(const RansStep& step, Stream& stream) {
   }
 }
 
-inline void take(const RansStep& step, Stream& stream, RansReader& reader) {
+[[gnu::always_inline]] inline void take(const RansStep& step, Stream& stream, RansReader& reader) {
   if (stream.next > stream.safe_end) [[unlikely]]
     refill_stream(stream, reader);
   if (step.runs != nullptr) [[unlikely]] {

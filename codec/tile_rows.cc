@@ -43,6 +43,7 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
   of.step = parameters.step[head] * kThirds[level_] / kUnitsPerStep;
   for (uint32_t c = head * dim; c < (head + 1) * dim; ++c) mean_[c] = parameters.mean_of(c, head);
   of.live.clear();
+  of.bias.clear();
   of.weights.clear();
   if (parameters.transform == TransformKind::kHadamard) {
     of.step *= 1.0f / std::sqrt(static_cast<float>(hadamard_block_of(dim)));
@@ -60,34 +61,37 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
   }
 }
 
+void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
+  Head& of = heads_[head];
+  of.classes = symbols.group_classes_of(head);
+  of.bias.clear();
+  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
+    for (const uint32_t k : of.live) {
+      auto& bias = of.bias.emplace_back();
+      const uint8_t class_byte = symbols.classes()[of.first_component + k];
+      if (class_byte == kDeadClass) continue;
+      const SymbolModel model =
+          symbol_model(class_byte, context_->parameters.scale_offset, of.classes.token_class[run]);
+      std::copy_n(reconstruction_bias(model, static_cast<int>(level_)), 4, bias.begin());
+    }
+  }
+}
+
+// One pass if all lanes are of one class, else one per class, of which its lanes are kept.
 void TileRows::fill_units(const TileSymbols& symbols, uint32_t head) {
-  const Head& of = heads_[head];
-  const GroupClasses& group = symbols.group_classes_of(head);
-  const int scale_offset = context_->parameters.scale_offset;
+  Head& of = heads_[head];
+  if (of.bias.empty() || of.classes != symbols.group_classes_of(head)) prepare_bias(symbols, head);
+  const size_t live = of.live.size();
   quantized_.clear();
   for (const uint32_t k : of.live) quantized_.push_back(symbols.values(of.first_component + k));
-  bias_.resize(of.live.size());
-  // One pass if all lanes are of one class, else one per class, of which its lanes are kept.
-  std::vector<float> kept;
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    for (size_t i = 0; i < of.live.size(); ++i) {
-      const uint8_t class_byte = symbols.classes()[of.first_component + of.live[i]];
-      if (class_byte == kDeadClass) {
-        bias_[i] = {};
-        continue;
-      }
-      const SymbolModel model = symbol_model(class_byte, scale_offset, group.token_class[run]);
-      std::copy_n(reconstruction_bias(model, static_cast<int>(level_)), 4, bias_[i].begin());
-    }
-    const auto* bias = reinterpret_cast<const int8_t(*)[4]>(bias_.data());
-    if (group.runs.count == 1) {
-      kernels().units(quantized_.data(), bias, of.live.size(), units_.data());
-      return;
-    }
-    kept.resize(units_.size());
-    kernels().units(quantized_.data(), bias, of.live.size(), kept.data());
-    for (size_t i = 0; i < of.live.size() * kLanes; ++i) {
-      if ((group.runs.mask[run] >> (i % kLanes)) & 1u) units_[i] = kept[i];
+  const auto bias_of = [&](uint32_t run) { return reinterpret_cast<const int8_t(*)[4]>(&of.bias[run * live]); };
+  if (live == 0) return;
+  kernels().units(quantized_.data(), bias_of(0), live, units_.data());
+  for (uint32_t run = 1; run < of.classes.runs.count; ++run) {
+    run_units_.resize(units_.size());
+    kernels().units(quantized_.data(), bias_of(run), live, run_units_.data());
+    for (size_t i = 0; i < live * kLanes; ++i) {
+      units_[i] = ((of.classes.runs.mask[run] >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
     }
   }
 }

@@ -33,14 +33,17 @@ class TileRows {
 
  private:
   struct Head {
-    uint32_t first_component = 0;       // over all heads
-    std::vector<uint32_t> live;         // components of the head, ascending; all of them without a matrix
-    std::vector<const float*> weights;  // [live][head_dim]
-    float step = 0;                     // of one unit, in token class 0
+    uint32_t first_component = 0;             // over all heads
+    std::vector<uint32_t> live;               // components of the head, ascending; all of them without a matrix
+    std::vector<const float*> weights;        // [live][head_dim]
+    float step = 0;                           // of one unit, in token class 0
+    GroupClasses classes;                     // for which `bias` stands
+    std::vector<std::array<int8_t, 4>> bias;  // [run of classes][live]
   };
   void open_head(uint32_t head, std::span<const uint8_t> classes);
   // units_ holds [live][32].
   void put_head(uint32_t head, uint32_t group);
+  void prepare_bias(const TileSymbols& symbols, uint32_t head);
   void fill_units(const TileSymbols& symbols, uint32_t head);
   void fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group);
   void store_rows(uint32_t head, std::span<const uint32_t> tokens);
@@ -57,9 +60,9 @@ class TileRows {
   std::vector<float> mean_;     // [channel]
   std::vector<float> units_;    // [live][32]
   std::vector<const int16_t*> quantized_;
-  std::vector<std::array<int8_t, 4>> bias_;
-  std::vector<float> rows_;      // [32][head_dim]
-  std::vector<float> all_rows_;  // [token][channel]
+  std::vector<float> run_units_;  // [live][32]
+  std::vector<float> rows_;       // [32][head_dim]
+  std::vector<float> all_rows_;   // [token][channel]
   std::vector<uint16_t> halves_;
 };
 

@@ -66,12 +66,17 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   wide_ = false;
   head_of_.clear();
   index_of_.clear();
+  head_begin_.clear();
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    head_begin_.push_back(static_cast<uint32_t>(head_of_.size()));
     for (uint32_t k = 0; k < parameters.components(head, shape.head_dim); ++k) {
       head_of_.push_back(head);
       index_of_.push_back(k);
     }
   }
+  head_begin_.push_back(static_cast<uint32_t>(head_of_.size()));
+  models_.resize(head_of_.size() * kTokenClasses);
+  models_of_.assign(shape.kv_heads, 0);
   class_of_.assign(head_of_.size(), kDeadClass);
   first_level_.assign(head_of_.size(), 0);
   values_.assign(head_of_.size() * kLanes, 0);
@@ -105,27 +110,38 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   return {};
 }
 
+void TileSymbols::prepare_models(uint32_t head, const GroupClasses& group) {
+  for (uint32_t run = 0; run < group.runs.count; ++run) {
+    const int token_class = group.token_class[run];
+    const uint8_t bit = static_cast<uint8_t>(1u << (token_class - kMinTokenClass));
+    if ((models_of_[head] & bit) != 0) continue;
+    models_of_[head] |= bit;
+    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
+      models_[size_t{c} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)] =
+          symbol_model(class_of_[c], parameters_->scale_offset, token_class);
+    }
+  }
+}
+
 void TileSymbols::add_digits(uint32_t level, uint32_t component, int k, bool within_level_0) {
   const EntropyCodes& codes = entropy_codes();
   const GroupClasses& group = heads_[head_of_[component]];
-  RansStep step{StepKind::kDigit, nullptr, nullptr, &values_[size_t{component} * kLanes]};
-  MixedCodes mixed;
+  int16_t* values = &values_[size_t{component} * kLanes];
+  const auto code_of = [&](const SymbolModel& of) {
+    return &codes.digits[of.shape][of.digit_scale(within_level_0 ? k : of.depth + k)];
+  };
+  if (group.uniform) {
+    level_[level].steps.push_back({StepKind::kDigit, code_of(model(component, group.token_class[0])), nullptr, values});
+    return;
+  }
+  MixedCodes& mixed = mixed_.emplace_back();
   for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const SymbolModel model = symbol_model(class_of_[component], parameters_->scale_offset, group.token_class[run]);
-    if (within_level_0 && model.depth < k) continue;
-    const int at = within_level_0 ? k : model.depth + k;
-    mixed.code[mixed.runs.count] = &codes.digits[model.shape][model.digit_scale(at)];
+    const SymbolModel& of = model(component, group.token_class[run]);
+    if (within_level_0 && of.depth < k) continue;
+    mixed.code[mixed.runs.count] = code_of(of);
     mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
   }
-  if (mixed.runs.count == 0) return;
-  if (group.uniform) {
-    step.code = mixed.code[0];
-  } else {
-    mixed_.push_back(mixed);
-    step.runs = &mixed_.back().runs;
-    step.code = mixed_.back().code.data();
-  }
-  level_[level].steps.push_back(step);
+  level_[level].steps.push_back({StepKind::kDigit, mixed.code.data(), &mixed.runs, values});
 }
 
 void TileSymbols::add_steps(uint32_t level, uint32_t component) {
@@ -135,23 +151,22 @@ void TileSymbols::add_steps(uint32_t level, uint32_t component) {
   }
   const EntropyCodes& codes = entropy_codes();
   const GroupClasses& group = heads_[head_of_[component]];
-  RansStep step{StepKind::kSymbol, nullptr, nullptr, &values_[size_t{component} * kLanes]};
-  MixedCodes mixed;
+  int16_t* values = &values_[size_t{component} * kLanes];
   int deepest = 0;
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const SymbolModel model = symbol_model(class_of_[component], parameters_->scale_offset, group.token_class[run]);
-    mixed.code[run] = &codes.symbols[model.shape][model.scale];
-    deepest = std::max(deepest, model.depth);
-  }
   if (group.uniform) {
-    step.code = mixed.code[0];
+    const SymbolModel& of = model(component, group.token_class[0]);
+    deepest = of.depth;
+    level_[0].steps.push_back({StepKind::kSymbol, &codes.symbols[of.shape][of.scale], nullptr, values});
   } else {
+    MixedCodes& mixed = mixed_.emplace_back();
     mixed.runs = group.runs;
-    mixed_.push_back(mixed);
-    step.runs = &mixed_.back().runs;
-    step.code = mixed_.back().code.data();
+    for (uint32_t run = 0; run < group.runs.count; ++run) {
+      const SymbolModel& of = model(component, group.token_class[run]);
+      mixed.code[run] = &codes.symbols[of.shape][of.scale];
+      deepest = std::max(deepest, of.depth);
+    }
+    level_[0].steps.push_back({StepKind::kSymbol, mixed.code.data(), &mixed.runs, values});
   }
-  level_[0].steps.push_back(step);
   for (int k = 1; k <= deepest; ++k) add_digits(0, component, k, true);
 }
 
@@ -161,6 +176,7 @@ void TileSymbols::prepare_group(uint32_t group) {
     const GroupClasses classes = group_classes(order_[head], group * kLanes);
     same = same && classes == heads_[head];
     heads_[head] = classes;
+    prepare_models(static_cast<uint32_t>(head), classes);
   }
   // Digits refine what stands there: components that only later levels code start at zero in every group.
   for (size_t c = 0; c < class_of_.size() && levels_ > 1; ++c) {
@@ -182,13 +198,15 @@ Status TileSymbols::patch_escapes() {
     if (class_of_[c] == kDeadClass || first_level_[c] > 0) continue;
     int16_t* values = &values_[size_t{c} * kLanes];
     // With d digits after it, an escape's placeholder is the only symbol that reaches above 7 * 3^d + (3^d - 1) / 2.
-    if (*std::max_element(values, values + kLanes) < kEscapeSymbol) continue;
+    int16_t largest = 0;
+    for (int lane = 0; lane < kLanes; ++lane) largest = values[lane] > largest ? values[lane] : largest;
+    if (largest < kEscapeSymbol) continue;
     const GroupClasses& group = heads_[head_of_[c]];
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
       if (run == group.runs.count) continue;
-      const int depth = symbol_model(class_of_[c], parameters_->scale_offset, group.token_class[run]).depth;
+      const int depth = model(c, group.token_class[run]).depth;
       const int32_t power = power_of_3(depth);
       if (values[lane] <= kMaxSymbol * power + power / 2) continue;
       KVPACK_ASSIGN_OR_RETURN(int32_t symbol, read_escape(escapes_, depth + static_cast<int>(parameters_->levels) - 1));

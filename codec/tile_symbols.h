@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "codec/entropy_tables.h"
 #include "codec/level_code.h"
 #include "codec/rans.h"
 
@@ -48,6 +49,7 @@ class TileSymbols {
   const int16_t* values(uint32_t component) const { return &values_[size_t{component} * kLanes]; }
 
  private:
+  static constexpr size_t kTokenClasses = kMaxTokenClass - kMinTokenClass + 1;
   struct MixedCodes {
     LaneRuns runs;
     std::array<const void*, 8> code;
@@ -59,6 +61,10 @@ class TileSymbols {
   };
 
   Status read_classes(ByteReader& in, uint32_t level);
+  void prepare_models(uint32_t head, const GroupClasses& group);
+  const SymbolModel& model(uint32_t component, int token_class) const {
+    return models_[size_t{component} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
+  }
   void prepare_group(uint32_t group);
   void add_steps(uint32_t level, uint32_t component);
   void add_digits(uint32_t level, uint32_t component, int k, bool within_level_0);
@@ -73,6 +79,9 @@ class TileSymbols {
   std::vector<uint32_t> index_of_;    // [component] within its head
   std::vector<uint8_t> class_of_;     // [component]
   std::vector<uint8_t> first_level_;  // [component] where it comes to life
+  std::vector<SymbolModel> models_;   // [component][token class], those in use
+  std::vector<uint32_t> head_begin_;  // [head + 1] components
+  std::vector<uint8_t> models_of_;    // [head] bit per token class whose models are there
   std::vector<GroupClasses> heads_;   // [head] of the current steps
   std::vector<MixedCodes> mixed_;
   std::vector<int16_t> values_;  // [component][32]
