@@ -24,6 +24,7 @@ void TileRows::open(const TileContext& context, uint32_t level, std::span<const 
   heads_.resize(shape.kv_heads);
   weights_.resize(size_t{shape.channels()} * shape.head_dim);
   units_.resize(size_t{shape.head_dim} * kLanes);
+  run_units_.resize(units_.size());
   rows_.resize(size_t{shape.head_dim} * kLanes);
   halves_.resize(rows_.size());
   if (!direct_) all_rows_.resize(context.positions.size() * shape.channels());
@@ -77,21 +78,42 @@ void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
   }
 }
 
+// The group's components that are not all zero: at low rates most are, and a matrix's others add nothing. Of the
+// components that are channels none may be left out.
+void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
+  const Head& of = heads_[head];
+  const bool sparse = !of.weights.empty();
+  quantized_.clear();
+  weights_now_.clear();
+  chosen_.clear();
+  for (uint32_t i = 0; i < of.live.size(); ++i) {
+    const int16_t* values = symbols.values(of.first_component + of.live[i]);
+    if (sparse) {
+      int16_t any = 0;
+      for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | values[lane]);
+      if (any == 0) continue;
+      weights_now_.push_back(of.weights[i]);
+    }
+    quantized_.push_back(values);
+    chosen_.push_back(i);
+  }
+}
+
 // One pass if all lanes are of one class, else one per class, of which its lanes are kept.
 void TileRows::fill_units(const TileSymbols& symbols, uint32_t head) {
   Head& of = heads_[head];
   if (of.bias.empty() || of.classes != symbols.group_classes_of(head)) prepare_bias(symbols, head);
-  const size_t live = of.live.size();
-  quantized_.clear();
-  for (const uint32_t k : of.live) quantized_.push_back(symbols.values(of.first_component + k));
-  const auto bias_of = [&](uint32_t run) { return reinterpret_cast<const int8_t(*)[4]>(&of.bias[run * live]); };
-  if (live == 0) return;
-  kernels().units(quantized_.data(), bias_of(0), live, units_.data());
-  for (uint32_t run = 1; run < of.classes.runs.count; ++run) {
-    run_units_.resize(units_.size());
-    kernels().units(quantized_.data(), bias_of(run), live, run_units_.data());
-    for (size_t i = 0; i < live * kLanes; ++i) {
-      units_[i] = ((of.classes.runs.mask[run] >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
+  gather(symbols, head);
+  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
+    bias_now_.clear();
+    for (const uint32_t i : chosen_) bias_now_.push_back(of.bias[run * of.live.size() + i]);
+    const auto* bias = reinterpret_cast<const int8_t(*)[4]>(bias_now_.data());
+    float* units = run == 0 ? units_.data() : run_units_.data();
+    kernels().units(quantized_.data(), bias, quantized_.size(), units);
+    if (run == 0) continue;
+    const uint32_t lanes = of.classes.runs.mask[run];
+    for (size_t i = 0; i < quantized_.size() * kLanes; ++i) {
+      units_[i] = ((lanes >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
     }
   }
 }
@@ -100,6 +122,7 @@ void TileRows::fill_units(const QuantizedTile& tile, uint32_t head, uint32_t gro
   const Head& of = heads_[head];
   const uint32_t first = group * kLanes;
   const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
+  weights_now_ = of.weights;
   for (size_t i = 0; i < of.live.size(); ++i) {
     const uint32_t component = of.first_component + of.live[i];
     for (uint32_t lane = 0; lane < lanes; ++lane) {
@@ -138,7 +161,7 @@ void TileRows::put_head(uint32_t head, uint32_t group) {
   }
   const float* mean = &mean_[size_t{head} * dim];
   if (context_->parameters.transform == TransformKind::kMatrix) {
-    kernels().inverse_matrix(units_.data(), of.weights.data(), of.live.size(), dim, scale, mean, rows_.data());
+    kernels().inverse_matrix(units_.data(), weights_now_.data(), weights_now_.size(), dim, scale, mean, rows_.data());
   } else {
     if (context_->parameters.transform == TransformKind::kHadamard) {
       kernels().hadamard(units_.data(), dim, hadamard_block_of(dim));

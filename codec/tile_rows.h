@@ -41,8 +41,9 @@ class TileRows {
     std::vector<std::array<int8_t, 4>> bias;  // [run of classes][live]
   };
   void open_head(uint32_t head, std::span<const uint8_t> classes);
-  // units_ holds [live][32].
+  // units_ holds the components of weights_now_, or all channels, [component][32].
   void put_head(uint32_t head, uint32_t group);
+  void gather(const TileSymbols& symbols, uint32_t head);
   void prepare_bias(const TileSymbols& symbols, uint32_t head);
   void fill_units(const TileSymbols& symbols, uint32_t head);
   void fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group);
@@ -59,7 +60,11 @@ class TileRows {
   std::vector<float> weights_;  // [live over all heads][head_dim]
   std::vector<float> mean_;     // [channel]
   std::vector<float> units_;    // [live][32]
+  // Of the group in work: its components that are not all zero.
+  std::vector<uint32_t> chosen_;  // index into live
   std::vector<const int16_t*> quantized_;
+  std::vector<const float*> weights_now_;
+  std::vector<std::array<int8_t, 4>> bias_now_;
   std::vector<float> run_units_;  // [live][32]
   std::vector<float> rows_;       // [32][head_dim]
   std::vector<float> all_rows_;   // [token][channel]
