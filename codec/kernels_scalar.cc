@@ -149,14 +149,12 @@ void rotate(float* rows, size_t count, size_t stride, size_t pairs, bool adjacen
     const float* cosine = angles + 2 * width * (index != nullptr ? index[n] : n);
     const float* sine = cosine + width;
     for (size_t i = 0; i < pairs; ++i) {
-      float& a = row[adjacent ? 2 * i : i];
-      float& b = row[adjacent ? 2 * i + 1 : i + pairs];
-      const float c = cosine[adjacent ? 2 * i : i];
-      const float s = sine[adjacent ? 2 * i + 1 : i];
-      const float turned_a = a * c - b * s;
-      const float turned_b = a * s + b * c;
-      a = turned_a;
-      b = turned_b;
+      const size_t at = adjacent ? 2 * i : i;
+      const size_t partner = adjacent ? 2 * i + 1 : i + pairs;
+      const float a = row[at];
+      const float b = row[partner];
+      row[at] = adjacent ? a * cosine[at] + b * sine[at] : a * cosine[at] - b * sine[at];
+      row[partner] = adjacent ? b * cosine[partner] + a * sine[partner] : a * sine[at] + b * cosine[at];
     }
   }
 }
