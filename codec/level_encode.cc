@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "codec/class_choice.h"
 #include "codec/class_code.h"
@@ -195,8 +196,9 @@ Bytes LevelSteps::code(uint32_t lanes) const {
   }
   uint16_t state[kLanes];
   std::fill_n(state, kLanes, static_cast<uint16_t>(kRansLow));
-  std::vector<uint8_t> reversed((steps.size() + 1) * kLanes);  // a byte per lane and step at most
-  uint8_t* end = reversed.data() + reversed.size();
+  const size_t most_bytes = (steps.size() + 1) * kLanes;  // a byte per lane and step at most
+  const auto reversed = std::make_unique_for_overwrite<uint8_t[]>(most_bytes);
+  uint8_t* end = reversed.get() + most_bytes;
   const uint8_t* first = kernels().encode_steps(state, steps, end);
   Bytes stream(lanes * sizeof(uint16_t) + static_cast<size_t>(end - first));
   std::memcpy(stream.data(), state, lanes * sizeof(uint16_t));

@@ -128,7 +128,7 @@ Status decode_exact(const TileJob& job, ByteReader& in, uint8_t mode) {
   }
   if (mode != static_cast<uint8_t>(TileMode::kLossless)) return corrupt(fmt::format("tile mode {}", mode));
   Bytes stored(stored_bytes);
-  KVPACK_RETURN_IF_ERROR(decode_lossless(in, shape.dtype, stored));
+  KVPACK_RETURN_IF_ERROR(decode_lossless(in, shape.dtype, shape.channels(), stored));
   convert_rows(job.context, stored, job.rows);
   return {};
 }
