@@ -11,6 +11,7 @@
 #include "cli/printable.h"
 #include "cli/progress.h"
 #include "cli/table.h"
+#include "formats/key_order.h"
 
 namespace kvpack::cli {
 namespace {
@@ -22,7 +23,10 @@ struct DecodeTimes {
 
 Result<Bytes> write_converted(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan) {
   std::vector<int32_t> tokens;
-  KVPACK_ASSIGN_OR_RETURN(const KvTensor tensor, decode_tensor(reader, plan.options, &tokens));
+  KVPACK_ASSIGN_OR_RETURN(KvTensor tensor, decode_tensor(reader, plan.options, &tokens));
+  if (key_order_differs(identity.model_architecture, identity.source_format, plan.format)) {
+    KVPACK_ASSIGN_OR_RETURN(tensor, with_key_order_of(plan.format, tensor));
+  }
   if (plan.format == KvFileFormat::kSafetensors) return write_safetensors(tensor, tokens, plan.dtype);
   if (plan.format == KvFileFormat::kNpy) return write_npy(tensor, plan.dtype);
   Bytes container;

@@ -107,6 +107,13 @@ Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveRe
     KVPACK_ASSIGN_OR_RETURN(plan.layout.swa_guard_cell,
                             wants_guard_cell(arguments, reader, identity, converts, plan.notes));
   }
+  const bool crosses =
+      (identity.source_format == KvFileFormat::kLlamaState) != (plan.format == KvFileFormat::kLlamaState);
+  if (crosses && identity.model_fingerprint.empty()) {
+    plan.notes.emplace_back(
+        "encoded without --model: keys keep their channel order, which llama.cpp and transformers do not share for "
+        "Llama and its kin");
+  }
   plan.restores_source = !selects && !converts && !plan.layout.swa_guard_cell;
   return plan;
 }

@@ -97,15 +97,25 @@ class ModuleSearch {
     return corrupt("no memory module: the file ends after its token payload");
   }
 
-  // A cut-off file must not pass as a shorter module followed by unknown bytes.
-  bool looks_cut_off(const StateReader& rest) {
-    StateReader first_word = rest;
-    const auto word = first_word.read<uint32_t>("stream count");
-    if (!word.ok() || *word < 1 || *word > kMaxLlamaStreams) return false;
-    for (const LlamaBlockShape& shape : candidates(std::nullopt, true)) {
-      StateReader reader = rest;
-      const auto block = read_llama_block(reader, shape, session_, {}, budget_);
-      if (!block.ok() && block.error().kind == ErrorKind::kTruncated) return true;
+  // A cut-off file must not pass as a shorter module followed by unknown bytes: `rest`, behind `blocks` blocks, begins
+  // with blocks of which the last ends early.
+  bool looks_cut_off(const StateReader& rest, size_t blocks) {
+    if (rest.at_end() || blocks >= kMaxLlamaBlocks || !starts_like_block(rest)) return false;
+    for (LlamaBlockShape shape : candidates(std::nullopt, true)) {
+      const bool recurrent = shape.kind == LlamaBlockKind::kRecurrent;
+      uint32_t most_layers = 1;
+      if (recurrent) {
+        const auto trunk_layers = read_trunk_layers(rest, shape);
+        if (!trunk_layers.ok() && trunk_layers.error().kind == ErrorKind::kTruncated) return true;
+        most_layers = trunk_layers.ok() ? *trunk_layers : 0;
+      }
+      for (uint32_t layers = 1; layers <= most_layers && !budget_.exhausted(); ++layers) {
+        shape.recurrent_layers = recurrent ? layers : 0;
+        StateReader reader = rest;
+        const auto block = read_llama_block(reader, shape, session_, {}, budget_);
+        if (block.ok() ? looks_cut_off(reader, blocks + 1) : block.error().kind == ErrorKind::kTruncated) return true;
+        if (!block.ok()) break;
+      }
     }
     return false;
   }
@@ -114,6 +124,29 @@ class ModuleSearch {
   static bool start_of_dsv4(StateReader reader) {
     const auto magic = reader.take(4, "module");
     return magic.ok() && as_text(*magic) == "DSV4";
+  }
+
+  // Blocks begin with a count of streams or cells, of which the file may hold only the first bytes.
+  static bool starts_like_block(const StateReader& reader) {
+    ByteReader ahead = reader.bytes_ahead();
+    const auto bytes = ahead.take(std::min<uint64_t>(ahead.remaining(), 4), "count");
+    uint32_t count = 0;
+    std::memcpy(&count, bytes->data(), bytes->size());
+    return count >= 1 && count <= kMaxLlamaStreams;
+  }
+
+  // The layer count that the file states for a recurrent block, rows or not.
+  Result<uint32_t> read_trunk_layers(StateReader reader, LlamaBlockShape shape) {
+    shape.recurrent_layers = 0;
+    const auto counts = read_llama_block(reader, shape, session_, {}, budget_);
+    if (!counts.ok()) {
+      // Counts that make no sense mean another kind of block, whose own errors say more.
+      if (counts.error().kind == ErrorKind::kTruncated) note(counts.error(), reader.offset());
+      return counts.error();
+    }
+    uint32_t trunk_layers = 0;
+    std::memcpy(&trunk_layers, counts->opaque.data() + counts->opaque.size() - 4, sizeof trunk_layers);
+    return trunk_layers;
   }
 
   static std::vector<LlamaBlockShape> candidates(std::optional<bool> ext, bool recurrent) {
@@ -176,13 +209,9 @@ class ModuleSearch {
   // The count of recurrent layers is not in the file, only the trunk's, which bounds it.
   void try_recurrent(const StateReader& start, const std::vector<LlamaBlock>& blocks, LlamaBlockShape shape,
                      std::optional<bool> ext) {
-    StateReader after_counts = start;
-    shape.recurrent_layers = 0;
-    const auto counts = read_llama_block(after_counts, shape, session_, blocks, budget_);
-    if (!counts.ok()) return note(counts.error(), after_counts.offset());
-    uint32_t trunk_layers = 0;
-    std::memcpy(&trunk_layers, counts->opaque.data() + counts->opaque.size() - 4, sizeof trunk_layers);
-    for (shape.recurrent_layers = 1; shape.recurrent_layers <= trunk_layers; ++shape.recurrent_layers) {
+    const auto trunk_layers = read_trunk_layers(start, shape);
+    if (!trunk_layers.ok()) return;
+    for (shape.recurrent_layers = 1; shape.recurrent_layers <= *trunk_layers; ++shape.recurrent_layers) {
       if (exact_.size() >= kMaxReadings || budget_.exhausted()) return;
       StateReader reader = start;
       auto block = read_llama_block(reader, shape, session_, blocks, budget_);
@@ -265,7 +294,9 @@ Result<std::vector<LlamaState>> search_llama_readings(ByteSpan bytes) {
   if (!readings.empty()) return readings;
   if (search.prefix() && !head.session && search.unknown_pattern().empty() && !search.exhausted()) {
     auto [blocks, rest] = *search.prefix();
-    if (!search.looks_cut_off(rest)) {
+    const bool cut_off = search.looks_cut_off(rest, blocks.size());
+    if (search.exhausted()) return no_reading(search, head);
+    if (!cut_off) {
       head.blocks = std::move(blocks);
       KVPACK_ASSIGN_OR_RETURN(head.trailing, rest.take(rest.remaining(), "trailing bytes"));
       return std::vector<LlamaState>{std::move(head)};

@@ -120,6 +120,7 @@ std::optional<std::vector<int32_t>> read_integers(const SafetensorsHeader& heade
   std::vector<int32_t> numbers;
   for (const Json& number : *json) {
     if (!number.is_number_integer()) return std::nullopt;
+    if (number.is_number_unsigned() && number.get<uint64_t>() > INT32_MAX) return std::nullopt;
     const int64_t value = number.get<int64_t>();
     if (value != static_cast<int32_t>(value)) return std::nullopt;
     numbers.push_back(static_cast<int32_t>(value));
