@@ -99,14 +99,20 @@ void hadamard(float* units, size_t dim, size_t block) {
 void units_of(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units) {
   for (size_t c = 0; c < components; ++c, units += kLanes) {
     const int16_t* values = q[c];
-    const int32_t b1 = bias[c][1];
-    const int32_t b2 = bias[c][2];
-    const int32_t b3 = bias[c][3];
+    const int16_t b1 = bias[c][1];
+    const int16_t b2 = bias[c][2];
+    const int16_t b3 = bias[c][3];
+    int16_t shift[kLanes];  // 16 bits as long as they suffice
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int32_t value = values[lane];
-      const int32_t magnitude = value < 0 ? -value : value;
-      const int32_t shift = magnitude >= 3 ? b3 : magnitude == 2 ? b2 : magnitude == 1 ? b1 : 0;
-      units[lane] = static_cast<float>(16 * value - (value < 0 ? -shift : shift));
+      const int16_t value = values[lane];
+      const int16_t magnitude = static_cast<int16_t>(value < 0 ? -value : value);
+      const int16_t above = magnitude >= 3 ? b3 : b2;
+      const int16_t below = magnitude == 0 ? int16_t{0} : b1;
+      const int16_t size = magnitude >= 2 ? above : below;
+      shift[lane] = static_cast<int16_t>(value < 0 ? -size : size);
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      units[lane] = static_cast<float>(16 * int32_t{values[lane]} - int32_t{shift[lane]});
     }
   }
 }

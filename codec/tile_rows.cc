@@ -66,6 +66,8 @@ void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
   Head& of = heads_[head];
   of.classes = symbols.group_classes_of(head);
   of.bias.clear();
+  of.quantized.clear();
+  for (const uint32_t k : of.live) of.quantized.push_back(symbols.values(of.first_component + k));
   for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
     for (const uint32_t k : of.live) {
       auto& bias = of.bias.emplace_back();
@@ -80,21 +82,17 @@ void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
 
 // The group's components that are not all zero: at low rates most are, and a matrix's others add nothing. Of the
 // components that are channels none may be left out.
-void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
+void TileRows::gather(uint32_t head) {
   const Head& of = heads_[head];
-  const bool sparse = !of.weights.empty();
   quantized_.clear();
   weights_now_.clear();
   chosen_.clear();
   for (uint32_t i = 0; i < of.live.size(); ++i) {
-    const int16_t* values = symbols.values(of.first_component + of.live[i]);
-    if (sparse) {
-      int16_t any = 0;
-      for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | values[lane]);
-      if (any == 0) continue;
-      weights_now_.push_back(of.weights[i]);
-    }
-    quantized_.push_back(values);
+    int16_t any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | of.quantized[i][lane]);
+    if (any == 0) continue;
+    weights_now_.push_back(of.weights[i]);
+    quantized_.push_back(of.quantized[i]);
     chosen_.push_back(i);
   }
 }
@@ -102,17 +100,26 @@ void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
 // One pass if all lanes are of one class, else one per class, of which its lanes are kept.
 void TileRows::fill_units(const TileSymbols& symbols, uint32_t head) {
   Head& of = heads_[head];
+  if (of.live.empty()) {
+    weights_now_.clear();
+    return;
+  }
   if (of.bias.empty() || of.classes != symbols.group_classes_of(head)) prepare_bias(symbols, head);
-  gather(symbols, head);
+  const bool sparse = !of.weights.empty();
+  if (sparse) gather(head);
+  const std::vector<const int16_t*>& quantized = sparse ? quantized_ : of.quantized;
   for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
-    bias_now_.clear();
-    for (const uint32_t i : chosen_) bias_now_.push_back(of.bias[run * of.live.size() + i]);
-    const auto* bias = reinterpret_cast<const int8_t(*)[4]>(bias_now_.data());
+    const std::array<int8_t, 4>* bias = &of.bias[run * of.live.size()];
+    if (sparse) {
+      bias_now_.clear();
+      for (const uint32_t i : chosen_) bias_now_.push_back(bias[i]);
+      bias = bias_now_.data();
+    }
     float* units = run == 0 ? units_.data() : run_units_.data();
-    kernels().units(quantized_.data(), bias, quantized_.size(), units);
+    kernels().units(quantized.data(), reinterpret_cast<const int8_t(*)[4]>(bias), quantized.size(), units);
     if (run == 0) continue;
     const uint32_t lanes = of.classes.runs.mask[run];
-    for (size_t i = 0; i < quantized_.size() * kLanes; ++i) {
+    for (size_t i = 0; i < quantized.size() * kLanes; ++i) {
       units_[i] = ((lanes >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
     }
   }

@@ -39,11 +39,12 @@ class TileRows {
     float step = 0;                           // of one unit, in token class 0
     GroupClasses classes;                     // for which `bias` stands
     std::vector<std::array<int8_t, 4>> bias;  // [run of classes][live]
+    std::vector<const int16_t*> quantized;    // [live] the values of the group in work
   };
   void open_head(uint32_t head, std::span<const uint8_t> classes);
   // units_ holds the components of weights_now_, or all channels, [component][32].
   void put_head(uint32_t head, uint32_t group);
-  void gather(const TileSymbols& symbols, uint32_t head);
+  void gather(uint32_t head);
   void prepare_bias(const TileSymbols& symbols, uint32_t head);
   void fill_units(const TileSymbols& symbols, uint32_t head);
   void fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group);

@@ -21,6 +21,12 @@ int32_t power_of_3(int exponent) {
   return power;
 }
 
+// With d digits after it, an escape's placeholder is the only symbol that reaches above 7 * 3^d + (3^d - 1) / 2.
+int32_t largest_symbol_with(const SymbolModel& model) {
+  const int32_t power = power_of_3(model.depth);
+  return kMaxSymbol * power + power / 2;
+}
+
 }  // namespace
 
 bool GroupClasses::operator==(const GroupClasses& other) const {
@@ -197,18 +203,20 @@ Status TileSymbols::patch_escapes() {
   for (uint32_t c = 0; c < class_of_.size(); ++c) {
     if (class_of_[c] == kDeadClass || first_level_[c] > 0) continue;
     int16_t* values = &values_[size_t{c} * kLanes];
-    // With d digits after it, an escape's placeholder is the only symbol that reaches above 7 * 3^d + (3^d - 1) / 2.
     int16_t largest = 0;
     for (int lane = 0; lane < kLanes; ++lane) largest = values[lane] > largest ? values[lane] : largest;
-    if (largest < kEscapeSymbol) continue;
     const GroupClasses& group = heads_[head_of_[c]];
+    if (largest < kEscapeSymbol || (group.uniform && largest <= largest_symbol_with(model(c, group.token_class[0])))) {
+      continue;
+    }
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
       if (run == group.runs.count) continue;
-      const int depth = model(c, group.token_class[run]).depth;
+      const SymbolModel& of = model(c, group.token_class[run]);
+      if (values[lane] <= largest_symbol_with(of)) continue;
+      const int depth = of.depth;
       const int32_t power = power_of_3(depth);
-      if (values[lane] <= kMaxSymbol * power + power / 2) continue;
       KVPACK_ASSIGN_OR_RETURN(int32_t symbol, read_escape(escapes_, depth + static_cast<int>(parameters_->levels) - 1));
       const int32_t digits = values[lane] - kEscapeSymbol * power;
       const int64_t value = int64_t{symbol} * power + (symbol < 0 ? -digits : digits);
