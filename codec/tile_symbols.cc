@@ -40,6 +40,15 @@ bool GroupClasses::operator==(const GroupClasses& other) const {
 GroupClasses group_classes(const LaneOrder& order, uint32_t first) {
   GroupClasses classes;
   const uint32_t end = std::min<uint32_t>(first + kLanes, static_cast<uint32_t>(order.token_class.size()));
+  const int8_t* of_slot = &order.token_class[first];
+  int different = 0;
+  for (uint32_t lane = 1; lane < end - first; ++lane) different |= of_slot[lane] ^ of_slot[0];
+  if (different == 0 && end - first == kLanes) {
+    classes.uniform = true;
+    classes.runs = {1, {kAllLanes}};
+    classes.token_class[0] = of_slot[0];
+    return classes;
+  }
   for (uint32_t slot = first; slot < end; ++slot) {
     const int8_t token_class = order.token_class[slot];
     uint32_t run = 0;
@@ -47,7 +56,6 @@ GroupClasses group_classes(const LaneOrder& order, uint32_t first) {
     if (run == classes.runs.count) classes.token_class[classes.runs.count++] = token_class;
     classes.runs.mask[run] |= 1u << (slot - first);
   }
-  classes.uniform = classes.runs.count == 1 && classes.runs.mask[0] == kAllLanes;
   return classes;
 }
 
@@ -106,11 +114,13 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
     KVPACK_RETURN_IF_ERROR(level_[level].rans.open(stream, std::min<uint32_t>(tokens, kLanes)));
   }
   int deepest = 0;
-  for (size_t c = 0; c < class_of_.size(); ++c) {
-    if (class_of_[c] == kDeadClass) continue;
-    const std::vector<int8_t>& classes = order_[head_of_[c]].token_class;
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    const std::vector<int8_t>& classes = order_[head].token_class;
     const int largest = *std::max_element(classes.begin(), classes.end());
-    deepest = std::max(deepest, symbol_model(class_of_[c], parameters.scale_offset, largest).depth);
+    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
+      if (class_of_[c] == kDeadClass) continue;
+      deepest = std::max(deepest, symbol_model(class_of_[c], parameters.scale_offset, largest).depth);
+    }
   }
   wide_ = deepest + static_cast<int>(levels_) - 1 > kMostDigits;
   return {};
