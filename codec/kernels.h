@@ -42,8 +42,10 @@ struct Kernels {
   // values = integers x scale
   void (*scale_integers)(const int8_t* integers, size_t count, float scale, float* values);
 
-  // For the encoder. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
+  // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
+  // multiply-add each. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
   // the index in a digit's code (rans.h) of q under its parent.
+  void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);
   void (*symbols)(const int32_t* q, int largest, uint8_t* symbols);
   void (*digits)(const int32_t* q, const int32_t* parents, uint8_t* symbols);

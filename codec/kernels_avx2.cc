@@ -253,9 +253,9 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
 }
 
-constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of,   inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, parents_of, symbols_of,
-                            digits_of,    to_f16,       to_bf16,    from_f16,       from_bf16};
+constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

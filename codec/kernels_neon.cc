@@ -235,9 +235,9 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(halves[i]))), 0);
 }
 
-constexpr Kernels kTable = {"neon",       decode_steps, decode_two, encode_steps,   units_of,   inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, parents_of, symbols_of,
-                            digits_of,    to_f16,       to_bf16,    from_f16,       from_bf16};
+constexpr Kernels kTable = {"neon",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

@@ -167,6 +167,30 @@ void scale_integers(const int8_t* integers, size_t count, float scale, float* va
   for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
 }
 
+void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {
+  constexpr size_t kBlock = 8;  // vectors of sums in registers: as many chains as hide a multiply-add's latency
+  size_t first = 0;
+  const auto block = [&]<size_t kVectors>() {
+    typename Isa::Floats sum[kVectors];
+    for (auto& vector : sum) vector = Isa::spread(0.0f);
+    for (size_t d = 0; d < dim; ++d) {
+      const auto value = Isa::spread(values[d]);
+      const float* column = columns + d * count + first;
+      for (size_t v = 0; v < kVectors; ++v) sum[v] = Isa::fused(value, Isa::load(column + v * Isa::kWidth), sum[v]);
+    }
+    for (size_t v = 0; v < kVectors; ++v) Isa::store(sum[v], components + first + v * Isa::kWidth);
+    first += kVectors * Isa::kWidth;
+  };
+  while (first + kBlock * Isa::kWidth <= count) block.template operator()<kBlock>();
+  while (first + 4 * Isa::kWidth <= count) block.template operator()<4>();
+  while (first + Isa::kWidth <= count) block.template operator()<1>();
+  for (; first < count; ++first) {
+    float sum = 0;
+    for (size_t d = 0; d < dim; ++d) sum = __builtin_fmaf(values[d], columns[d * count + first], sum);
+    components[first] = sum;
+  }
+}
+
 void parents_of(const int32_t* q, size_t count, int32_t* parents) {
   // (q + 1 + 3 k) / 3 rounds down for any k that makes it positive; 2^30 + 2 is a multiple of 3.
   constexpr uint32_t kShift = (1u << 30) + 2;

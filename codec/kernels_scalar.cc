@@ -163,6 +163,14 @@ void scale_integers(const int8_t* integers, size_t count, float scale, float* va
   for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
 }
 
+void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {
+  for (size_t k = 0; k < count; ++k) {
+    float sum = 0;
+    for (size_t d = 0; d < dim; ++d) sum = std::fma(values[d], columns[d * count + k], sum);
+    components[k] = sum;
+  }
+}
+
 void parents_of(const int32_t* q, size_t count, int32_t* parents) {
   for (size_t i = 0; i < count; ++i) parents[i] = parent_of(q[i]);
 }
@@ -197,9 +205,9 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
-constexpr Kernels kTable = {"scalar",     decode_steps, decode_two, encode_steps,   units_of,   inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, parents_of, symbols_of,
-                            digits_of,    to_f16,       to_bf16,    from_f16,       from_bf16};
+constexpr Kernels kTable = {"scalar",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

@@ -45,7 +45,7 @@ struct TileDecoder {
 
   // Reads everything that stands before the coded levels.
   Status open(const TileJob& job, ByteReader& in);
-  // Groups done one after the other, or by finish_wide.
+  // After the last group, or in place of the rest if the values are too wide for it.
   Status finish(const TileJob& job);
   Status decode_wide(const TileJob& job);
 };

@@ -22,13 +22,15 @@ void TileRows::open(const TileContext& context, uint32_t level, std::span<const 
   level_ = level;
   direct_ = low_rank.rank == 0 && !dtype_is_quantized(rows.dtype) && rows.hadamard_block == 0;
   heads_.resize(shape.kv_heads);
-  weights_.resize(size_t{shape.channels()} * shape.head_dim);
   units_.resize(size_t{shape.head_dim} * kLanes);
   run_units_.resize(units_.size());
   rows_.resize(size_t{shape.head_dim} * kLanes);
   halves_.resize(rows_.size());
   if (!direct_) all_rows_.resize(context.positions.size() * shape.channels());
   mean_.resize(shape.channels());
+  // As many as the file holds, never head_dim x head_dim of a shape that says so.
+  weights_.clear();
+  if (context.parameters.transform == TransformKind::kMatrix) weights_.resize(classes.size() * shape.head_dim);
   uint32_t first_component = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
     heads_[head].first_component = first_component;
@@ -54,7 +56,7 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
     if (matrix == nullptr) {
       of.live.push_back(k);
     } else if (classes[k] != kDeadClass) {
-      float* row = &weights_[size_t{head} * dim * dim + of.live.size() * dim];
+      float* row = &weights_[(size_t{of.first_component} + k) * dim];
       kernels().scale_integers(&matrix->rows[size_t{k} * dim], dim, matrix->scale[k], row);
       of.weights.push_back(row);
       of.live.push_back(k);
@@ -201,7 +203,11 @@ void TileRows::store_rows(uint32_t head, std::span<const uint32_t> tokens) {
       if (wide) {
         std::memcpy(row, &rows_[i * dim], dim * sizeof(float));
       } else {
-        convert(&rows_[i * dim], dim, reinterpret_cast<uint16_t*>(row));
+        // A file's values may begin at an odd byte.
+        const bool aligned = reinterpret_cast<uintptr_t>(row) % alignof(uint16_t) == 0;
+        uint16_t* to = aligned ? reinterpret_cast<uint16_t*>(row) : halves_.data();
+        convert(&rows_[i * dim], dim, to);
+        if (!aligned) std::memcpy(row, to, dim * sizeof(uint16_t));
       }
     }
     return;

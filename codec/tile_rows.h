@@ -58,7 +58,7 @@ class TileRows {
   uint32_t level_ = 0;
   bool direct_ = false;  // rows go to out_ at once, not by way of all_rows_
   std::vector<Head> heads_;
-  std::vector<float> weights_;  // [live over all heads][head_dim]
+  std::vector<float> weights_;  // [component over all heads][head_dim], matrix only
   std::vector<float> mean_;     // [channel]
   std::vector<float> units_;    // [live][32]
   // Of the group in work: its components that are not all zero.

@@ -310,11 +310,12 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     const std::vector<float> angles = random_floats(random, 40 * 4 * (pairs + 1));
     std::vector<uint32_t> index(kLanes);
     for (uint32_t& i : index) i = random() % 40;
+    const std::vector<float> columns = random_floats(random, dim * components);
     std::vector<int8_t> integers(dim);
     for (int8_t& i : integers) i = static_cast<int8_t>(random());
 
     struct Outcome {
-      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled;
+      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled, forward;
     };
     const auto run = [&](const Kernels& k) {
       Outcome out;
@@ -331,6 +332,8 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       k.rotate(out.norm.data(), kLanes, dim, pairs, true, angles.data(), index.data());
       k.rotate(out.neox.data(), kLanes, dim, pairs, false, angles.data(), nullptr);
       out.scaled.resize(dim);
+      out.forward.resize(components);
+      k.forward(mean.data(), columns.data(), dim, components, out.forward.data());
       k.scale_integers(integers.data(), dim, scale[0], out.scaled.data());
       return out;
     };
@@ -354,6 +357,7 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       CHECK(same_bits(found.norm, expected.norm));
       CHECK(same_bits(found.neox, expected.neox));
       CHECK(same_bits(found.scaled, expected.scaled));
+      CHECK(same_bits(found.forward, expected.forward));
     }
   }
 }
