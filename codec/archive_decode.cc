@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <optional>
 
 #include "codec/archive_codec.h"
 #include "codec/layer_planes.h"
@@ -90,8 +92,76 @@ Result<std::vector<int8_t>> key_tile_classes(const ArchiveReader& reader, uint32
 }
 
 // Where a chunk's decoded rows go. Called for every wanted tile, from several threads.
-using TileSink = std::function<Status(const ChunkShape& chunk, uint32_t plane, const TileContext& context,
-                                      std::span<const ByteSpan> levels)>;
+struct TileSink {
+  std::function<MutableKvView(const ChunkShape& chunk, uint32_t plane)> rows;
+  std::function<void(const ChunkShape& chunk, uint32_t plane)> finished;  // may be empty
+};
+
+// Decodes the wanted planes of one chunk, a layer at a time.
+struct ChunkDecoder {
+  const ArchiveReader& reader;
+  uint32_t chunk_index;
+  const std::vector<PlaneParameters>& parameters;
+  const ChunkTiles& tiles;
+  const TileSink& sink;
+
+  const ChunkShape& chunk() const { return reader.directory().chunks[chunk_index]; }
+  TileContext context_of(uint32_t plane) const {
+    const ArchiveShape& shape = reader.shape();
+    const PlaneShape& of = shape.planes[plane];
+    const Rope* rope = of.rope >= 0 ? &shape.ropes[static_cast<size_t>(of.rope)] : nullptr;
+    const auto positions = std::span(shape.token_sets[chunk().token_set].positions);
+    return {of, parameters[plane], rope, positions.subspan(chunk().first_token, chunk().tokens), {}};
+  }
+  // `wanted` and `statuses` [plane of the chunk].
+  void decode(const LayerPlanes& layer, const std::vector<bool>& wanted, std::span<Status> statuses) const {
+    const uint32_t first = chunk().first_plane;
+    const uint32_t key = layer.planes[0];
+    for (size_t i = 0; i < layer.planes.size(); ++i) {
+      const uint32_t plane = layer.planes[i];
+      if (!wanted[plane - first]) continue;
+      const bool follows = i > 0 && can_follow(reader.shape().planes[key], reader.shape().planes[plane]);
+      const bool in_lockstep = i == 0 && layer.planes.size() == 2 && wanted[layer.planes[1] - first];
+      if (in_lockstep) {
+        auto both = decode_two(plane, layer.planes[1]);
+        statuses[plane - first] = std::move(both[0]);
+        statuses[layer.planes[1] - first] = std::move(both[1]);
+        return;
+      }
+      statuses[plane - first] = decode_one(plane, follows ? std::optional(key) : std::nullopt);
+    }
+  }
+
+ private:
+  std::array<Status, 2> decode_two(uint32_t a, uint32_t b) const {
+    const TileContext first = context_of(a);
+    const TileContext second = context_of(b);
+    const std::vector<ByteSpan> first_levels = tiles.of_plane(a - chunk().first_plane);
+    const std::vector<ByteSpan> second_levels = tiles.of_plane(b - chunk().first_plane);
+    auto statuses = decode_two_tiles({first, first_levels, sink.rows(chunk(), a)},
+                                     {second, second_levels, sink.rows(chunk(), b)},
+                                     can_follow(first.shape, second.shape));
+    if (sink.finished && statuses[0].ok() && statuses[1].ok()) {
+      sink.finished(chunk(), a);
+      sink.finished(chunk(), b);
+    }
+    return statuses;
+  }
+  // `key`: the plane whose token classes this one may take.
+  Status decode_one(uint32_t plane, std::optional<uint32_t> key) const {
+    TileContext context = context_of(plane);
+    std::vector<int8_t> key_classes;
+    if (key) {
+      KVPACK_ASSIGN_OR_RETURN(
+          key_classes, key_tile_classes(reader, chunk_index, *key - chunk().first_plane, context_of(*key), tiles));
+      context.key_classes = key_classes;
+    }
+    KVPACK_RETURN_IF_ERROR(
+        decode_tile(context, tiles.of_plane(plane - chunk().first_plane), sink.rows(chunk(), plane)));
+    if (sink.finished) sink.finished(chunk(), plane);
+    return {};
+  }
+};
 
 // Walks the chunks; `wanted` decides by chunk and plane.
 Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
@@ -106,37 +176,11 @@ Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
     for (uint32_t p = 0; p < chunk.planes; ++p) planes.push_back(wanted(chunk, shape.planes[chunk.first_plane + p]));
     if (std::none_of(planes.begin(), planes.end(), [](bool w) { return w; })) continue;
     KVPACK_ASSIGN_OR_RETURN(ChunkTiles tiles, read_chunk(reader, c, levels, planes));
-    const auto positions =
-        std::span(shape.token_sets[chunk.token_set].positions).subspan(chunk.first_token, chunk.tokens);
-    std::vector<Status> statuses(chunk.planes);
-    const auto context_of = [&](uint32_t plane) {
-      const int32_t rope = shape.planes[plane].rope;
-      return TileContext{shape.planes[plane],
-                         parameters[plane],
-                         rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr,
-                         positions,
-                         {}};
-    };
+    // A layer's planes at a time: the entropy coders of K and V run in lockstep.
     const std::vector<LayerPlanes> layers = layers_of_chunk(shape.planes, chunk.first_plane, chunk.planes);
-    parallel_for(layers.size(), options.threads, [&](uint64_t l) {
-      const std::vector<uint32_t>& of_layer = layers[l].planes;
-      std::vector<int8_t> key_classes;
-      for (const uint32_t plane : of_layer) {
-        const uint32_t p = plane - chunk.first_plane;
-        if (!planes[p]) continue;
-        TileContext context = context_of(plane);
-        if (can_follow(shape.planes[of_layer[0]], shape.planes[plane])) {
-          auto classes = key_tile_classes(reader, c, of_layer[0] - chunk.first_plane, context_of(of_layer[0]), tiles);
-          if (!classes.ok()) {
-            statuses[p] = classes.error();
-            continue;
-          }
-          key_classes = std::move(classes).value();
-          context.key_classes = key_classes;
-        }
-        statuses[p] = sink(chunk, plane, context, tiles.of_plane(p));
-      }
-    });
+    const ChunkDecoder decoder{reader, c, parameters, tiles, sink};
+    std::vector<Status> statuses(chunk.planes);
+    parallel_for(layers.size(), options.threads, [&](uint64_t l) { decoder.decode(layers[l], planes, statuses); });
     for (uint32_t p = 0; p < chunk.planes; ++p) {
       const PlaneShape& at = shape.planes[chunk.first_plane + p];
       if (!statuses[p].ok()) {
@@ -230,11 +274,11 @@ Result<Bytes> restore_file(const ArchiveReader& reader, const DecodeOptions& opt
   KVPACK_RETURN_IF_ERROR(match_image(shape, image));
   for (size_t p = 0; p < shape.planes.size(); ++p) image.planes[p].hadamard_block = shape.planes[p].hadamard_block;
   const auto everything = [](const ChunkShape&, const PlaneShape&) { return true; };
-  KVPACK_RETURN_IF_ERROR(for_each_tile(
-      reader, options, everything,
-      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context, std::span<const ByteSpan> levels) {
-        return decode_tile(context, levels, slice_tokens(image.planes[plane], chunk.first_token, chunk.tokens));
-      }));
+  TileSink sink;
+  sink.rows = [&](const ChunkShape& chunk, uint32_t plane) {
+    return slice_tokens(image.planes[plane], chunk.first_token, chunk.tokens);
+  };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(reader, options, everything, sink));
   return std::move(*image.bytes);
 }
 
@@ -289,22 +333,33 @@ Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions&
     const auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
     return at != chosen.end() && *at < chunk.first_token + chunk.tokens;
   };
-  KVPACK_RETURN_IF_ERROR(for_each_tile(
-      reader, options, tile_wanted,
-      [&](const ChunkShape& chunk, uint32_t plane, const TileContext& context,
-          std::span<const ByteSpan> levels) -> Status {
-        const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
-        Bytes scratch(chunk.tokens * out.packed_row_bytes());
-        const auto rows = make_row_view<std::byte>(scratch.data(), out.dtype, chunk.tokens, out.kv_heads, out.head_dim);
-        KVPACK_RETURN_IF_ERROR(decode_tile(context, levels, rows));
-        const auto& chosen = selection.tokens[chunk.token_set];
-        auto at = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
-        for (; at != chosen.end() && *at < chunk.first_token + chunk.tokens; ++at) {
-          store_raw(out, static_cast<uint32_t>(at - chosen.begin()), 1,
-                    scratch.data() + (*at - chunk.first_token) * out.packed_row_bytes());
-        }
-        return {};
-      }));
+  // A chunk whose tokens are all selected is decoded in place, another by way of a copy.
+  std::vector<Bytes> partial(shape.planes.size());
+  const auto selected_of = [&](const ChunkShape& chunk) {
+    const auto& chosen = selection.tokens[chunk.token_set];
+    const auto first = std::lower_bound(chosen.begin(), chosen.end(), chunk.first_token);
+    const auto last = std::lower_bound(first, chosen.end(), chunk.first_token + chunk.tokens);
+    return std::pair(static_cast<uint32_t>(first - chosen.begin()), static_cast<uint32_t>(last - chosen.begin()));
+  };
+  TileSink sink;
+  sink.rows = [&](const ChunkShape& chunk, uint32_t plane) {
+    const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
+    const auto [first, last] = selected_of(chunk);
+    if (last - first == chunk.tokens) return slice_tokens(out, first, chunk.tokens);
+    partial[plane].resize(chunk.tokens * out.packed_row_bytes());
+    return make_row_view<std::byte>(partial[plane].data(), out.dtype, chunk.tokens, out.kv_heads, out.head_dim);
+  };
+  sink.finished = [&](const ChunkShape& chunk, uint32_t plane) {
+    if (partial[plane].empty()) return;
+    const MutableKvView& out = views[static_cast<size_t>(plane_index[plane])];
+    const auto [first, last] = selected_of(chunk);
+    for (uint32_t i = first; i < last; ++i) {
+      const uint32_t token = selection.tokens[chunk.token_set][i] - chunk.first_token;
+      store_raw(out, i, 1, partial[plane].data() + token * out.packed_row_bytes());
+    }
+    partial[plane].clear();
+  };
+  KVPACK_RETURN_IF_ERROR(for_each_tile(reader, options, tile_wanted, sink));
 
   if (tokens != nullptr) {
     tokens->clear();

@@ -48,29 +48,43 @@ void ComponentHistogram::add(std::span<const int32_t> q, int token_class) {
   PerClass& entry = of_class(token_class);
   entry.count += q.size();
   count_ += q.size();
-  const double class_step = std::ldexp(1.0, -token_class);
-  for (const int32_t value : q) {
-    const double in_steps = value * class_step;
-    squared_sum_ += in_steps * in_steps;
-    int32_t at = value;
-    for (size_t s = 0; at != 0; ++s) {
-      if (entry.stages.size() <= s) entry.stages.resize(s + 1);
-      Stage& stage = entry.stages[s];
-      if (std::abs(at) <= kMaxSymbol) {
-        ++stage.symbols[at + kMaxSymbol];
-      } else {
-        ++stage.large;
-        stage.large_bytes += static_cast<uint64_t>(varint_bytes_of(at));
-      }
-      const int32_t parent = parent_of(at);
-      const int32_t digit = at - 3 * parent;
-      if (parent == 0) {
-        ++stage.zero_digits[1];  // at != 0, so r != 0
-      } else {
-        ++stage.other_digits[(parent > 0 ? digit : -digit) + 1];
-      }
-      at = parent;
+  // Values repeat: each one's ancestors are followed once. Two counters each, so that equal neighbours do not wait.
+  constexpr int32_t kNear = 64;
+  std::array<std::array<uint32_t, 2 * kNear>, 2> near{};
+  for (size_t i = 0; i < q.size(); ++i) {
+    if (q[i] >= -kNear && q[i] < kNear) {
+      ++near[i % 2][static_cast<size_t>(q[i] + kNear)];
+    } else {
+      add_value(entry, q[i], 1);
     }
+  }
+  for (int32_t value = -kNear; value < kNear; ++value) {
+    const uint32_t count = near[0][static_cast<size_t>(value + kNear)] + near[1][static_cast<size_t>(value + kNear)];
+    if (count > 0 && value != 0) add_value(entry, value, count);
+  }
+}
+
+void ComponentHistogram::add_value(PerClass& entry, int32_t value, uint32_t count) {
+  const double in_steps = std::ldexp(static_cast<double>(value), -entry.token_class);
+  squared_sum_ += count * (in_steps * in_steps);
+  int32_t at = value;
+  for (size_t s = 0; at != 0; ++s) {
+    if (entry.stages.size() <= s) entry.stages.resize(s + 1);
+    Stage& stage = entry.stages[s];
+    if (std::abs(at) <= kMaxSymbol) {
+      stage.symbols[at + kMaxSymbol] += count;
+    } else {
+      stage.large += count;
+      stage.large_bytes += count * static_cast<uint64_t>(varint_bytes_of(at));
+    }
+    const int32_t parent = parent_of(at);
+    const int32_t digit = at - 3 * parent;
+    if (parent == 0) {
+      stage.zero_digits[1] += count;  // at != 0, so r != 0
+    } else {
+      stage.other_digits[(parent > 0 ? digit : -digit) + 1] += count;
+    }
+    at = parent;
   }
 }
 

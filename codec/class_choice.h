@@ -42,6 +42,7 @@ class ComponentHistogram {
     std::vector<Stage> stages;
   };
   PerClass& of_class(int token_class);
+  void add_value(PerClass& entry, int32_t value, uint32_t count);
 
   std::vector<PerClass> classes_;
   double squared_sum_ = 0;

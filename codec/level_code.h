@@ -37,6 +37,9 @@ QuantizedTile make_quantized_tile(const PlaneParameters& parameters, const Plane
 // All levels' bodies of a tile whose q is at the finest level.
 std::vector<Bytes> encode_levels(QuantizedTile& tile, const PlaneParameters& parameters);
 
+// The next escape, which `digits` digits will refine.
+Result<int32_t> read_escape(ByteReader& escapes, int digits);
+
 // Reads the body of `level`; q, which holds the level below, becomes this level's.
 Status decode_level(ByteReader& in, uint32_t level, const PlaneParameters& parameters, QuantizedTile& tile);
 

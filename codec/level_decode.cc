@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+// Levels read one lane at a time, for values of any size. tile_symbols.h reads nearly all tiles; this is its fallback
+// and its reference.
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "codec/class_code.h"
-#include "codec/entropy_tables.h"
+#include "codec/entropy_codes.h"
 #include "codec/level_code.h"
 #include "codec/quantizer.h"
 #include "codec/rans.h"
@@ -19,30 +21,41 @@ int64_t largest_symbol(int digits) {
   return (int64_t{INT32_MAX} - power / 2) / power;
 }
 
-Result<int32_t> take_symbol(RansDecoder& rans, ByteReader& escapes, int lane, const SymbolModel& model, int digits) {
-  const SymbolTable& table = symbol_table(model.shape, model.scale);
-  const int index = table.symbol_of_slot[rans.slot(lane)];
-  rans.advance(lane, table.cumulative[index], table.cumulative[index + 1] - table.cumulative[index]);
-  if (index != kEscapeIndex) return index - kMaxSymbol;
-  KVPACK_ASSIGN_OR_RETURN(int64_t symbol, escapes.read_signed_varint("escape"));
-  const int64_t bound = largest_symbol(digits);
-  if (symbol > bound || symbol < -bound) return corrupt(fmt::format("escape {} is beyond {}", symbol, bound));
-  return static_cast<int32_t>(symbol);
+uint32_t slot_of(const RansReader& rans, int lane) { return rans.state[lane] & 0xffu; }
+
+void advance(RansReader& rans, int lane, uint32_t start, uint32_t frequency) {
+  uint32_t state = frequency * (rans.state[lane] >> 8u) + slot_of(rans, lane) - start;
+  if (state < kRansLow) {
+    if (rans.next > rans.safe_end) rans.refill();
+    state = (state << 8) | *rans.next++;
+  }
+  rans.state[lane] = static_cast<uint16_t>(state);
 }
 
-int32_t take_digit(RansDecoder& rans, int lane, const SymbolModel& model, int k, int32_t parent) {
-  const uint8_t* frequency = kDigitFrequencies[model.shape][model.digit_scale(k)][parent != 0];
-  const uint32_t slot = rans.slot(lane);
+Result<int32_t> take_symbol(RansReader& rans, ByteReader& escapes, int lane, const SymbolModel& model, int digits) {
+  const uint8_t* frequency = kSymbolFrequencies[model.shape][model.scale];
+  const uint32_t slot = slot_of(rans, lane);
   uint32_t start = 0;
   int index = 0;
   while (slot >= start + frequency[index]) start += frequency[index++];
-  rans.advance(lane, start, frequency[index]);
+  advance(rans, lane, start, frequency[index]);
+  if (index != kEscapeIndex) return index - kMaxSymbol;
+  return read_escape(escapes, digits);
+}
+
+int32_t take_digit(RansReader& rans, int lane, const SymbolModel& model, int k, int32_t parent) {
+  const uint8_t* frequency = kDigitFrequencies[model.shape][model.digit_scale(k)][parent != 0];
+  const uint32_t slot = slot_of(rans, lane);
+  uint32_t start = 0;
+  int index = 0;
+  while (slot >= start + frequency[index]) start += frequency[index++];
+  advance(rans, lane, start, frequency[index]);
   const int32_t digit = index - 1;
   return parent < 0 ? -digit : digit;
 }
 
 Status take_group(QuantizedTile& tile, uint32_t component, uint32_t first, uint32_t level,
-                  const PlaneParameters& parameters, RansDecoder& rans, ByteReader& escapes) {
+                  const PlaneParameters& parameters, RansReader& rans, ByteReader& escapes) {
   auto values = tile.values(component);
   const std::vector<int8_t>& classes = tile.order[tile.head[component]].token_class;
   const uint8_t class_byte = tile.class_of[component];
@@ -84,6 +97,14 @@ Status take_classes(ByteReader& in, const PlaneParameters& parameters, Quantized
 
 }  // namespace
 
+Result<int32_t> read_escape(ByteReader& escapes, int digits) {
+  KVPACK_ASSIGN_OR_RETURN(int64_t symbol, escapes.read_signed_varint("escape"));
+  const int64_t bound = largest_symbol(digits);
+  if (symbol > bound || symbol < -bound) return corrupt(fmt::format("escape {} is beyond {}", symbol, bound));
+  if (symbol == 0) return corrupt("an escape is 0, which needs none");
+  return static_cast<int32_t>(symbol);
+}
+
 QuantizedTile make_quantized_tile(const PlaneParameters& parameters, const PlaneShape& shape, uint32_t tokens,
                                   std::span<const int8_t> token_classes) {
   QuantizedTile tile;
@@ -113,8 +134,8 @@ Status decode_level(ByteReader& in, uint32_t level, const PlaneParameters& param
                                      [](uint8_t class_byte) { return class_byte != kDeadClass; });
   if (any_alive) {
     KVPACK_ASSIGN_OR_RETURN(ByteSpan stream, in.take(in.remaining(), "rANS stream"));
-    const int lanes = static_cast<int>(std::min<uint32_t>(tile.tokens, kLanes));
-    KVPACK_ASSIGN_OR_RETURN(RansDecoder rans, RansDecoder::open(stream, lanes));
+    RansReader rans;
+    KVPACK_RETURN_IF_ERROR(rans.open(stream, std::min<uint32_t>(tile.tokens, kLanes)));
     for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
       for (uint32_t c = 0; c < tile.components(); ++c) {
         if (tile.class_of[c] == kDeadClass) continue;

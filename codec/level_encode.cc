@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
+#include <memory>
 
 #include "codec/class_choice.h"
 #include "codec/class_code.h"
-#include "codec/entropy_tables.h"
+#include "codec/entropy_codes.h"
+#include "codec/kernels.h"
 #include "codec/level_code.h"
 #include "codec/quantizer.h"
 #include "codec/rans.h"
+#include "codec/tile_symbols.h"
 
 namespace kvpack {
 namespace {
@@ -40,74 +44,193 @@ ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const Pl
   return chosen;
 }
 
-void put_symbol(RansEncoder& rans, ByteWriter& escapes, int lane, const SymbolModel& model, int32_t symbol) {
-  const SymbolTable& table = symbol_table(model.shape, model.scale);
-  const int index = symbol >= -kMaxSymbol && symbol <= kMaxSymbol ? symbol + kMaxSymbol : kEscapeIndex;
-  if (index != kEscapeIndex && table.cumulative[index + 1] > table.cumulative[index]) {
-    rans.put(lane, table.cumulative[index], table.cumulative[index + 1] - table.cumulative[index]);
+// One component's values and all their ancestors, as far up as its deepest model goes.
+struct Ladder {
+  std::vector<std::vector<int32_t>> rung;  // [generation][slot]; slots padded to whole groups
+
+  void climb(std::span<const int32_t> q, size_t generations) {
+    const size_t padded = (q.size() + kLanes - 1) / kLanes * kLanes;
+    if (rung.size() <= generations) rung.resize(generations + 1);
+    for (size_t g = 0; g <= generations; ++g) rung[g].resize(padded);
+    std::fill(std::copy(q.begin(), q.end(), rung[0].begin()), rung[0].end(), 0);
+    for (size_t g = 1; g <= generations; ++g) kernels().parents(rung[g - 1].data(), padded, rung[g].data());
+  }
+  const int32_t* at(int generation, uint32_t slot) const { return &rung[static_cast<size_t>(generation)][slot]; }
+};
+
+// One level's steps in coding order, with the symbols that they code.
+class LevelSteps {
+ public:
+  LevelSteps(uint32_t level, uint32_t levels, int scale_offset, size_t most_steps)
+      : level_(static_cast<int>(level)), rungs_(static_cast<int>(levels - 1 - level)), scale_offset_(scale_offset) {
+    steps_.reserve(most_steps);
+    symbols_.reserve(most_steps * kLanes);
+  }
+  void put_group(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group);
+  // Steps that belong together are put component by component, but coded group by group: `order` [step].
+  Bytes code(uint32_t lanes) const;
+  bool empty() const { return steps_.empty(); }
+  const Bytes& escapes() const { return escapes_.bytes(); }
+
+ private:
+  struct MixedCodes {
+    LaneRuns runs;
+    std::array<const void*, 8> code;
+  };
+  struct Step {
+    const EncodeCode* code = nullptr;  // null: mixed
+    size_t mixed = 0;
+  };
+  uint8_t* add_step() { return &*symbols_.insert(symbols_.end(), kLanes, uint8_t{0}); }
+  void put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group);
+  void put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group, int k);
+
+  int level_;
+  int rungs_;  // levels between this one and the finest
+  int scale_offset_;
+  std::vector<Step> steps_;
+  std::vector<uint8_t> symbols_;  // [step][32]
+  std::vector<MixedCodes> mixed_;
+  ByteWriter escapes_;
+};
+
+// The largest magnitude that a table codes without escape: its frequencies fall to both sides.
+int largest_coded(const SymbolModel& model) {
+  const uint8_t* frequency = kSymbolFrequencies[model.shape][model.scale];
+  int largest = 0;
+  while (largest < kMaxSymbol && frequency[kMaxSymbol + largest + 1] > 0 && frequency[kMaxSymbol - largest - 1] > 0) {
+    ++largest;
+  }
+  return largest;
+}
+
+void LevelSteps::put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group) {
+  uint8_t* symbols = add_step();
+  const int32_t* values[8];
+  MixedCodes mixed;
+  mixed.runs = group.runs;
+  uint8_t of_run[kLanes];
+  for (uint32_t run = 0; run < group.runs.count; ++run) {
+    const SymbolModel model = symbol_model(class_byte, scale_offset_, group.token_class[run]);
+    mixed.code[run] = &entropy_codes().encode_symbols[model.shape][model.scale];
+    values[run] = ladder.at(rungs_ + model.depth, first);
+    if (group.uniform) {
+      kernels().symbols(values[run], largest_coded(model), symbols);
+    } else {
+      kernels().symbols(values[run], largest_coded(model), of_run);
+      for (uint32_t lane = 0; lane < kLanes; ++lane) {
+        if ((group.runs.mask[run] >> lane) & 1u) symbols[lane] = of_run[lane];
+      }
+    }
+  }
+  if (std::memchr(symbols, kEscapeIndex, kLanes) != nullptr) {
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      if (symbols[lane] != kEscapeIndex) continue;
+      uint32_t run = 0;
+      while (((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
+      escapes_.write_signed_varint(values[run][lane]);
+    }
+  }
+  if (group.uniform) {
+    steps_.push_back({static_cast<const EncodeCode*>(mixed.code[0])});
+  } else {
+    steps_.push_back({nullptr, mixed_.size()});
+    mixed_.push_back(mixed);
+  }
+}
+
+// The k-th digit: of the lanes that have one within level 0, of all lanes above.
+void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group,
+                            int k) {
+  MixedCodes mixed;
+  uint8_t symbols[kLanes] = {};
+  uint8_t of_run[kLanes];
+  for (uint32_t run = 0; run < group.runs.count; ++run) {
+    const SymbolModel model = symbol_model(class_byte, scale_offset_, group.token_class[run]);
+    if (level_ == 0 && model.depth < k) continue;
+    const int digit = level_ == 0 ? k : model.depth + k;
+    const int generation = level_ == 0 ? rungs_ + model.depth - k : rungs_;
+    mixed.code[mixed.runs.count] = &entropy_codes().encode_digits[model.shape][model.digit_scale(digit)];
+    mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
+    kernels().digits(ladder.at(generation, first), ladder.at(generation + 1, first), of_run);
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      if ((group.runs.mask[run] >> lane) & 1u) symbols[lane] = of_run[lane];
+    }
+  }
+  if (mixed.runs.count == 0) return;
+  std::memcpy(add_step(), symbols, kLanes);
+  if (group.uniform) {
+    steps_.push_back({static_cast<const EncodeCode*>(mixed.code[0])});
+  } else {
+    steps_.push_back({nullptr, mixed_.size()});
+    mixed_.push_back(mixed);
+  }
+}
+
+int deepest_of(uint8_t class_byte, int scale_offset, const GroupClasses& group) {
+  int deepest = 0;
+  for (uint32_t run = 0; run < group.runs.count; ++run) {
+    deepest = std::max(deepest, symbol_model(class_byte, scale_offset, group.token_class[run]).depth);
+  }
+  return deepest;
+}
+
+void LevelSteps::put_group(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group) {
+  if (level_ > 0) {
+    put_digits(ladder, class_byte, first, group, level_);
     return;
   }
-  rans.put(lane, table.cumulative[kEscapeIndex], table.cumulative[16] - table.cumulative[kEscapeIndex]);
-  escapes.write_signed_varint(symbol);
-}
-
-void put_digit(RansEncoder& rans, int lane, const SymbolModel& model, int k, int32_t parent, int32_t digit) {
-  const uint8_t* frequency = kDigitFrequencies[model.shape][model.digit_scale(k)][parent != 0];
-  const int index = (parent < 0 ? -digit : digit) + 1;
-  uint32_t start = 0;
-  for (int i = 0; i < index; ++i) start += frequency[i];
-  rans.put(lane, start, frequency[index]);
-}
-
-// q's ancestor `generations` levels up.
-int32_t ancestor_of(int32_t q, int generations) {
-  for (int i = 0; i < generations; ++i) q = parent_of(q);
-  return q;
-}
-
-// Codes one component's lanes [first, end) for one level. `rungs` are the levels between this one and the finest.
-void put_group(const QuantizedTile& tile, uint32_t component, uint8_t class_byte, uint32_t first, uint32_t level,
-               int rungs, int scale_offset, RansEncoder& rans, ByteWriter& escapes) {
-  const auto values = tile.values(component);
-  const std::vector<int8_t>& classes = tile.order[tile.head[component]].token_class;
-  const uint32_t end = std::min(tile.tokens, first + kLanes);
-  int deepest = 0;
-  for (uint32_t slot = first; slot < end; ++slot) {
-    const SymbolModel model = symbol_model(class_byte, scale_offset, classes[slot]);
-    const int lane = static_cast<int>(slot - first);
-    if (level == 0) {
-      put_symbol(rans, escapes, lane, model, ancestor_of(values[slot], rungs + model.depth));
-      deepest = std::max(deepest, model.depth);
-    } else {
-      const int32_t q = ancestor_of(values[slot], rungs);
-      put_digit(rans, lane, model, model.depth + static_cast<int>(level), parent_of(q), digit_of(q));
-    }
-  }
-  for (int k = 1; k <= deepest; ++k) {
-    for (uint32_t slot = first; slot < end; ++slot) {
-      const SymbolModel model = symbol_model(class_byte, scale_offset, classes[slot]);
-      if (model.depth < k) continue;
-      const int32_t q = ancestor_of(values[slot], rungs + model.depth - k);
-      put_digit(rans, static_cast<int>(slot - first), model, k, parent_of(q), digit_of(q));
-    }
+  put_symbols(ladder, class_byte, first, group);
+  for (int k = 1; k <= deepest_of(class_byte, scale_offset_, group); ++k) {
+    put_digits(ladder, class_byte, first, group, k);
   }
 }
 
-Bytes encode_level(const QuantizedTile& tile, const std::vector<ChosenClass>& chosen, uint32_t level,
-                   const PlaneParameters& parameters) {
+Bytes LevelSteps::code(uint32_t lanes) const {
+  std::vector<RansEncodeStep> steps(steps_.size());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    steps[i] = {steps_[i].code, nullptr, &symbols_[i * kLanes]};
+    if (steps_[i].code != nullptr) continue;
+    steps[i].code = mixed_[steps_[i].mixed].code.data();
+    steps[i].runs = &mixed_[steps_[i].mixed].runs;
+  }
+  uint16_t state[kLanes];
+  std::fill_n(state, kLanes, static_cast<uint16_t>(kRansLow));
+  const size_t most_bytes = (steps.size() + 1) * kLanes;  // a byte per lane and step at most
+  const auto reversed = std::make_unique_for_overwrite<uint8_t[]>(most_bytes);
+  uint8_t* end = reversed.get() + most_bytes;
+  const uint8_t* first = kernels().encode_steps(state, steps, end);
+  Bytes stream(lanes * sizeof(uint16_t) + static_cast<size_t>(end - first));
+  std::memcpy(stream.data(), state, lanes * sizeof(uint16_t));
+  if (end != first) std::memcpy(stream.data() + lanes * sizeof(uint16_t), first, static_cast<size_t>(end - first));
+  return stream;
+}
+
+// The tile's groups, [group][head].
+std::vector<std::vector<GroupClasses>> groups_of(const QuantizedTile& tile) {
+  std::vector<std::vector<GroupClasses>> groups;
+  for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
+    std::vector<GroupClasses> heads;
+    for (const LaneOrder& order : tile.order) heads.push_back(group_classes(order, first));
+    groups.push_back(std::move(heads));
+  }
+  return groups;
+}
+
+Bytes encode_level(const QuantizedTile& tile, const std::vector<ChosenClass>& chosen,
+                   const std::vector<std::vector<GroupClasses>>& groups, const std::vector<Ladder>& ladders,
+                   uint32_t level, const PlaneParameters& parameters) {
   ClassWriter classes;
   for (uint32_t c = 0; c < tile.components(); ++c) {
     if (level > chosen[c].first_level) continue;
     const uint8_t reference = parameters.classes[tile.head[c]][tile.index[c]];
     classes.put(level == chosen[c].first_level ? chosen[c].class_byte : kDeadClass, reference);
   }
-  RansEncoder rans;
-  ByteWriter escapes;
-  const int rungs = static_cast<int>(parameters.levels - 1 - level);
-  for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
+  LevelSteps steps(level, parameters.levels, parameters.scale_offset, groups.size() * tile.components());
+  for (uint32_t group = 0; group < groups.size(); ++group) {
     for (uint32_t c = 0; c < tile.components(); ++c) {
       if (chosen[c].first_level > level) continue;
-      put_group(tile, c, chosen[c].class_byte, first, level, rungs, parameters.scale_offset, rans, escapes);
+      steps.put_group(ladders[c], chosen[c].class_byte, group * kLanes, groups[group][tile.head[c]]);
     }
   }
   ByteWriter body;
@@ -115,21 +238,32 @@ Bytes encode_level(const QuantizedTile& tile, const std::vector<ChosenClass>& ch
   body.write_varint(class_codes.size());
   body.write_bytes(class_codes);
   if (level == 0) {
-    body.write_varint(escapes.size());
-    body.write_bytes(escapes.bytes());
+    body.write_varint(steps.escapes().size());
+    body.write_bytes(steps.escapes());
   }
-  if (!rans.empty()) body.write_bytes(rans.finish(static_cast<int>(std::min<uint32_t>(tile.tokens, kLanes))));
+  if (!steps.empty()) body.write_bytes(steps.code(std::min<uint32_t>(tile.tokens, kLanes)));
   return body.take();
 }
 
 }  // namespace
 
 std::vector<Bytes> encode_levels(QuantizedTile& tile, const PlaneParameters& parameters) {
+  const auto groups = groups_of(tile);
   std::vector<ChosenClass> chosen;
-  for (uint32_t c = 0; c < tile.components(); ++c) chosen.push_back(choose_class(tile, c, parameters));
+  std::vector<Ladder> ladders(tile.components());
+  for (uint32_t c = 0; c < tile.components(); ++c) {
+    chosen.push_back(choose_class(tile, c, parameters));
+    if (chosen[c].first_level == parameters.levels) continue;
+    int deepest = 0;
+    for (const auto& heads : groups) {
+      deepest = std::max(deepest, deepest_of(chosen[c].class_byte, parameters.scale_offset, heads[tile.head[c]]));
+    }
+    // A level's digit needs the generation above it, too.
+    ladders[c].climb(tile.values(c), parameters.levels - 1 + static_cast<size_t>(deepest));
+  }
   std::vector<Bytes> bodies;
   for (uint32_t level = 0; level < parameters.levels; ++level) {
-    bodies.push_back(encode_level(tile, chosen, level, parameters));
+    bodies.push_back(encode_level(tile, chosen, groups, ladders, level, parameters));
   }
   return bodies;
 }

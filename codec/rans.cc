@@ -3,56 +3,142 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <cassert>
 #include <cstring>
 
 namespace kvpack {
+namespace {
 
-Bytes RansEncoder::finish(int lanes) {
-  std::array<uint32_t, kLanes> state;
-  state.fill(kRansLow);
-  Bytes reversed;
-  reversed.reserve(ops_.size() / 4);
-  for (auto op = ops_.rbegin(); op != ops_.rend(); ++op) {
-    uint32_t& x = state[op->lane];
-    // After the step below the state must stay under 2^16: (x / f) * 256 + ... < 2^16 iff x < f * 256.
-    if (x >= uint32_t{op->frequency} << 8) {
-      reversed.push_back(static_cast<std::byte>(x & 0xffu));
-      x >>= 8;
-    }
-    x = ((x / op->frequency) << 8) + x % op->frequency + op->start;
-  }
-  ops_.clear();
-  Bytes stream(static_cast<size_t>(lanes) * 2);
-  for (int lane = 0; lane < lanes; ++lane) {
-    const uint16_t half = static_cast<uint16_t>(state[lane]);
-    std::memcpy(stream.data() + 2 * lane, &half, 2);
-  }
-  stream.insert(stream.end(), reversed.rbegin(), reversed.rend());
-  return stream;
+constexpr uint8_t kTopBit = 0x80;
+
+uint8_t flipped(uint32_t slot) {
+  assert(slot < 256);
+  return static_cast<uint8_t>(slot ^ kTopBit);
 }
 
-Result<RansDecoder> RansDecoder::open(ByteSpan stream, int lanes) {
-  RansDecoder decoder;
-  decoder.lanes_ = lanes;
+void set_encode_symbol(EncodeCode& code, int index, uint32_t frequency, uint32_t start) {
+  if (frequency == 0) return;
+  uint32_t shift = 1;
+  while ((1u << shift) < frequency) ++shift;
+  const uint32_t reciprocal = frequency == 1 ? 0xffffu : 0x10000u * ((1u << shift) - frequency) / frequency + 1;
+  const uint32_t bias = start + (frequency == 1 ? 255 : 0);
+  code.reciprocal_low[index] = static_cast<uint8_t>(reciprocal);
+  code.reciprocal_high[index] = static_cast<uint8_t>(reciprocal >> 8);
+  code.factor_high[index] = static_cast<uint8_t>(1u << (8 - shift));
+  code.frequency[index] = static_cast<uint8_t>(frequency);
+  code.bias_low[index] = static_cast<uint8_t>(bias);
+  code.bias_high[index] = static_cast<uint8_t>(bias >> 8);
+}
+
+// In-order walk: node `at` splits the symbols [first, first + count).
+void fill_heap(const uint32_t* start, int at, int first, int count, uint8_t* heap) {
+  if (count == 1) return;
+  heap[at] = flipped(start[first + count / 2]);
+  fill_heap(start, 2 * at, first, count / 2, heap);
+  fill_heap(start, 2 * at + 1, first + count / 2, count / 2, heap);
+}
+
+}  // namespace
+
+SymbolCode make_symbol_code(const uint8_t frequency[16]) {
+  SymbolCode code{};
+  uint32_t start[16];
+  uint32_t sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    start[i] = sum;
+    code.frequency[i] = frequency[i];
+    code.start[i] = static_cast<uint8_t>(sum);
+    sum += frequency[i];
+  }
+  assert(sum == 256 && frequency[15] > 0);
+  fill_heap(start, 1, 0, 16, code.heap);
+  return code;
+}
+
+DigitCode make_digit_code(const uint8_t frequency[2][3]) {
+  DigitCode code{};
+  for (int context = 0; context < 2; ++context) {
+    const int at = context * kDigitContext;
+    uint32_t sum = 0;
+    for (int i = 0; i < 3; ++i) {
+      assert(frequency[context][i] > 0);
+      code.frequency[at + i] = frequency[context][i];
+      code.start[at + i] = static_cast<uint8_t>(sum);
+      sum += frequency[context][i];
+    }
+    code.low[at] = flipped(code.start[at + 1]);
+    code.high[at] = flipped(code.start[at + 2]);
+  }
+  return code;
+}
+
+EncodeCode make_encode_code(const uint8_t frequency[16]) {
+  EncodeCode code{};
+  uint32_t sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    set_encode_symbol(code, i, frequency[i], sum);
+    sum += frequency[i];
+  }
+  return code;
+}
+
+EncodeCode make_encode_code(const uint8_t frequency[2][3]) {
+  EncodeCode code{};
+  for (int context = 0; context < 2; ++context) {
+    uint32_t sum = 0;
+    for (int i = 0; i < 3; ++i) {
+      set_encode_symbol(code, context * kDigitContext + i, frequency[context][i], sum);
+      sum += frequency[context][i];
+    }
+  }
+  return code;
+}
+
+Status RansReader::open(ByteSpan stream, uint32_t stream_lanes) {
+  assert(stream_lanes <= kLanes);
+  lanes = stream_lanes;
+  std::fill(std::begin(state), std::end(state), static_cast<uint16_t>(kRansLow));
   ByteReader reader(stream);
-  for (int lane = 0; lane < lanes; ++lane) {
-    KVPACK_ASSIGN_OR_RETURN(decoder.state_[lane], reader.read<uint16_t>("rANS state"));
-    if (decoder.state_[lane] < kRansLow) {
-      return corrupt(fmt::format("rANS state of lane {} is {}, below {}", lane, decoder.state_[lane], kRansLow));
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    KVPACK_ASSIGN_OR_RETURN(state[lane], reader.read<uint16_t>("rANS state"));
+    if (state[lane] < kRansLow) {
+      return corrupt(fmt::format("rANS state of lane {} is {}, below {}", lane, state[lane], kRansLow));
     }
   }
-  decoder.stream_ = stream.subspan(reader.offset());
-  return decoder;
+  next = reinterpret_cast<const uint8_t*>(stream.data()) + reader.offset();
+  end_ = reinterpret_cast<const uint8_t*>(stream.data()) + stream.size();
+  in_tail = false;
+  overrun = false;
+  if (end_ - next >= kLanes) {
+    safe_end = end_ - kLanes;
+  } else {
+    refill();
+  }
+  return {};
 }
 
-Status RansDecoder::finish() const {
-  if (next_ != stream_.size()) {
-    return corrupt(fmt::format("rANS stream has {} bytes, its symbols use {}", stream_.size(), next_));
+void RansReader::refill() {
+  if (in_tail) {
+    overrun = true;
+    next = tail + kLanes;  // zeros
+    return;
   }
-  for (int lane = 0; lane < lanes_; ++lane) {
-    if (state_[lane] != kRansLow) {
-      return corrupt(fmt::format("rANS state of lane {} ends at {}, not at {}", lane, state_[lane], kRansLow));
+  // A kernel stops within a step of `safe_end`, so at most 32 bytes are left, and none have been read too many.
+  in_tail = true;
+  tail_bytes = static_cast<uint32_t>(end_ - next);
+  std::memset(tail, 0, sizeof tail);
+  std::memcpy(tail, next, tail_bytes);
+  next = tail;
+  safe_end = tail + sizeof tail - kLanes;
+}
+
+Status RansReader::finish() const {
+  const uint8_t* last = in_tail ? tail + tail_bytes : end_;
+  if (overrun || next > last) return corrupt("rANS stream ends before its last symbol");
+  if (next != last) return corrupt(fmt::format("rANS stream has {} bytes too many", last - next));
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    if (state[lane] != kRansLow) {
+      return corrupt(fmt::format("rANS state of lane {} ends at {}, not at {}", lane, state[lane], kRansLow));
     }
   }
   return {};

@@ -6,6 +6,9 @@
 // free check of the stream.
 //
 //   stream = u16 state[lanes], then bytes in the order in which the decoder needs them
+//
+// A step is what one component codes on the 32 lanes at once: a symbol each, or a ternary digit each. Lists of steps
+// are what kernels.h runs.
 #pragma once
 
 #include <array>
@@ -19,50 +22,89 @@ namespace kvpack {
 
 inline constexpr int kLanes = 32;
 inline constexpr uint32_t kRansLow = 1u << 8;
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+inline constexpr int16_t kEscapeSymbol = 8;  // what a decoder's step leaves where an escape belongs
+inline constexpr int kDigitContext = 4;      // a digit's index in its code: 4 (parent is not zero) + r + 1
 
-class RansEncoder {
- public:
-  // Symbols in decoding order: an interval [start, start + frequency) of 256, on one lane.
-  void put(int lane, uint32_t start, uint32_t frequency) {
-    ops_.push_back({static_cast<uint8_t>(lane), static_cast<uint8_t>(start), static_cast<uint16_t>(frequency)});
-  }
-  bool empty() const { return ops_.empty(); }
-  // The stream for `lanes` lanes; clears the encoder.
-  Bytes finish(int lanes);
-
- private:
-  struct Op {
-    uint8_t lane;
-    uint8_t start;
-    uint16_t frequency;
-  };
-  std::vector<Op> ops_;
+// Sixteen symbols as a search tree: heap[1] is the root, node i's children are 2 i and 2 i + 1, and a slot goes right
+// if it is not below the node's value. Values are stored with their top bit flipped, for signed comparisons.
+struct alignas(16) SymbolCode {
+  uint8_t heap[16];
+  uint8_t frequency[16];
+  uint8_t start[16];
 };
 
-class RansDecoder {
- public:
-  static Result<RansDecoder> open(ByteSpan stream, int lanes);
+// Three digits in two contexts. The thresholds stand at 0 and kDigitContext, top bit flipped; the others by index.
+struct alignas(16) DigitCode {
+  uint8_t low[16];
+  uint8_t high[16];
+  uint8_t frequency[16];
+  uint8_t start[16];
+};
 
-  // The slot 0..255 that the next symbol of this lane falls into.
-  uint32_t slot(int lane) const { return state_[lane] & 0xffu; }
-  // Consumes the symbol whose interval holds the slot.
-  void advance(int lane, uint32_t start, uint32_t frequency) {
-    uint32_t state = frequency * (state_[lane] >> 8) + (state_[lane] & 0xffu) - start;
-    if (state < kRansLow) {
-      // Past the end zeros are fed; finish() reports it.
-      state = (state << 8) | (next_ < stream_.size() ? static_cast<uint32_t>(stream_[next_]) : 0u);
-      ++next_;
-    }
-    state_[lane] = static_cast<uint16_t>(state);
-  }
+// For encoding, symbols and digits alike. A state x that a symbol of frequency f takes is below 256 f, so with
+// t = x * reciprocal >> 16 and v = (x - t) / 2 + t the quotient x / f is 2 v * factor >> 16, factor = 2^(16 - shift)
+// (Granlund and Montgomery 1994, figure 4.1); the new state is x + quotient * (256 - f) + bias. f = 1 gives a quotient
+// of x - 1, which its bias makes up for. 16-bit numbers are split in bytes; a factor's low byte is zero.
+struct alignas(16) EncodeCode {
+  uint8_t reciprocal_low[16];
+  uint8_t reciprocal_high[16];
+  uint8_t factor_high[16];
+  uint8_t frequency[16];
+  uint8_t bias_low[16];
+  uint8_t bias_high[16];
+};
+
+SymbolCode make_symbol_code(const uint8_t frequency[16]);
+DigitCode make_digit_code(const uint8_t frequency[2][3]);
+EncodeCode make_encode_code(const uint8_t frequency[16]);
+EncodeCode make_encode_code(const uint8_t frequency[2][3]);
+
+// Lanes of one group by the code that they use: disjoint masks.
+struct LaneRuns {
+  uint32_t count = 0;
+  uint32_t mask[8] = {};
+};
+
+enum class StepKind : uint8_t { kSymbol, kDigit };
+
+struct RansStep {
+  StepKind kind = StepKind::kSymbol;
+  const void* code = nullptr;      // SymbolCode or DigitCode of all lanes, or, with `runs`, an array of pointers
+  const LaneRuns* runs = nullptr;  // null: all 32 lanes use one code
+  int16_t* values = nullptr;       // [32]: symbols -7..8 are written; a digit r turns q into 3 q + r
+};
+
+struct RansEncodeStep {
+  const void* code = nullptr;  // EncodeCode of all lanes, or, with `runs`, an array of pointers
+  const LaneRuns* runs = nullptr;
+  const uint8_t* symbols = nullptr;  // [32] indices into the code
+};
+
+// One stream being decoded. Kernels read 32 bytes at `next` while it is not beyond `safe_end`; past the stream's end
+// zeros are fed, and finish() reports it.
+struct alignas(64) RansReader {
+  uint16_t state[kLanes];
+  const uint8_t* next = nullptr;
+  const uint8_t* safe_end = nullptr;
+  uint32_t lanes = 0;
+  uint32_t tail_bytes = 0;
+  bool in_tail = false;
+  bool overrun = false;
+  uint8_t tail[3 * kLanes];
+
+  RansReader() = default;
+  RansReader(const RansReader&) = delete;
+  RansReader& operator=(const RansReader&) = delete;
+  // `stream` must outlive the reader.
+  Status open(ByteSpan stream, uint32_t stream_lanes);
+  // Moves to a padded copy of the last bytes.
+  void refill();
   // Corrupt unless every byte was used and every state is back at 2^8.
   Status finish() const;
 
  private:
-  ByteSpan stream_;
-  size_t next_ = 0;
-  int lanes_ = 0;
-  std::array<uint16_t, kLanes> state_{};
+  const uint8_t* end_ = nullptr;
 };
 
 }  // namespace kvpack

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "codec/rope.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <memory>
+
+#include "codec/kernels.h"
 
 namespace kvpack {
 
@@ -43,56 +47,74 @@ void deterministic_sincos(double angle, double* sine, double* cosine) {
 }
 
 RopeRotation::RopeRotation(const Rope& rope, std::span<const int32_t> positions)
-    : style_(rope.style),
-      first_channel_(rope.first_channel),
-      pairs_(static_cast<uint32_t>(rope.inv_freq.size())),
-      magnitude_(static_cast<float>(rope.magnitude)),
-      inverse_magnitude_(1.0f / static_cast<float>(rope.magnitude)),
-      tokens_(positions.size()),
-      cosine_(positions.size() * pairs_),
-      sine_(positions.size() * pairs_) {
+    : rope_(rope), positions_(positions.begin(), positions.end()), pairs_(static_cast<uint32_t>(rope.inv_freq.size())) {
+  if (rope.style == RopeStyle::kNone) return;
+  const bool adjacent = rope.style == RopeStyle::kNorm;
+  const size_t width = adjacent ? 2 * pairs_ : pairs_;
+  redo_angles_.resize(positions.size() * 2 * width);
+  undo_angles_.resize(redo_angles_.size());
+  const float magnitude = static_cast<float>(rope.magnitude);
+  const float inverse_magnitude = 1.0f / magnitude;
   for (size_t token = 0; token < positions.size(); ++token) {
+    float* redo = &redo_angles_[token * 2 * width];
+    float* undo = &undo_angles_[token * 2 * width];
     for (uint32_t pair = 0; pair < pairs_; ++pair) {
       double s = 0;
       double c = 0;
       deterministic_sincos(positions[token] * rope.inv_freq[pair], &s, &c);
-      cosine_[token * pairs_ + pair] = static_cast<float>(c);
-      sine_[token * pairs_ + pair] = static_cast<float>(s);
+      const float cosine = static_cast<float>(c);
+      const float sine = static_cast<float>(s);
+      if (adjacent) {
+        redo[2 * pair] = redo[2 * pair + 1] = cosine * magnitude;
+        redo[width + 2 * pair + 1] = sine * magnitude;
+        redo[width + 2 * pair] = -redo[width + 2 * pair + 1];
+        undo[2 * pair] = undo[2 * pair + 1] = cosine * inverse_magnitude;
+        undo[width + 2 * pair + 1] = -sine * inverse_magnitude;
+        undo[width + 2 * pair] = -undo[width + 2 * pair + 1];
+      } else {
+        redo[pair] = cosine * magnitude;
+        redo[width + pair] = sine * magnitude;
+        undo[pair] = cosine * inverse_magnitude;
+        undo[width + pair] = -sine * inverse_magnitude;
+      }
     }
   }
 }
 
 void RopeRotation::undo(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim) const {
-  rotate(rows, kv_heads, head_dim, true);
+  rotate(rows, kv_heads, head_dim, undo_angles_);
 }
 
 void RopeRotation::redo(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim) const {
-  rotate(rows, kv_heads, head_dim, false);
+  rotate(rows, kv_heads, head_dim, redo_angles_);
 }
 
-void RopeRotation::rotate(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim, bool inverse) const {
-  assert(rows.size() == tokens_ * kv_heads * head_dim && first_channel_ + 2 * pairs_ <= head_dim);
-  if (style_ == RopeStyle::kNone) return;
-  const uint32_t stride = style_ == RopeStyle::kNorm ? 2 : 1;
-  const uint32_t partner = style_ == RopeStyle::kNorm ? 1 : pairs_;
-  const float scale = inverse ? inverse_magnitude_ : magnitude_;
-  float* row = rows.data() + first_channel_;
-  for (size_t token = 0; token < tokens_; ++token) {
-    const float* cosine = &cosine_[token * pairs_];
-    const float* sine = &sine_[token * pairs_];
-    for (uint32_t head = 0; head < kv_heads; ++head, row += head_dim) {
-      for (uint32_t pair = 0; pair < pairs_; ++pair) {
-        const float c = cosine[pair] * scale;
-        const float s = (inverse ? -sine[pair] : sine[pair]) * scale;
-        float& a = row[pair * stride];
-        float& b = row[pair * stride + partner];
-        const float turned_a = a * c - b * s;
-        const float turned_b = a * s + b * c;
-        a = turned_a;
-        b = turned_b;
-      }
+void RopeRotation::redo_some(float* rows, uint32_t count, uint32_t head_dim, const uint32_t* tokens) const {
+  if (rope_.style == RopeStyle::kNone) return;
+  kernels().rotate(rows + rope_.first_channel, count, head_dim, pairs_, rope_.style == RopeStyle::kNorm,
+                   redo_angles_.data(), tokens);
+}
+
+void RopeRotation::rotate(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim,
+                          const std::vector<float>& angles) const {
+  assert(rows.size() == positions_.size() * kv_heads * head_dim && rope_.first_channel + 2 * pairs_ <= head_dim);
+  if (rope_.style == RopeStyle::kNone) return;
+  for (uint32_t head = 0; head < kv_heads; ++head) {
+    kernels().rotate(rows.data() + size_t{head} * head_dim + rope_.first_channel, positions_.size(),
+                     size_t{kv_heads} * head_dim, pairs_, rope_.style == RopeStyle::kNorm, angles.data(), nullptr);
+  }
+}
+
+const RopeRotation& cached_rotation(const Rope& rope, std::span<const int32_t> positions) {
+  thread_local std::unique_ptr<RopeRotation> kept[2];
+  for (auto& rotation : kept) {
+    if (rotation != nullptr && rotation->rope_ == rope && std::ranges::equal(rotation->positions_, positions)) {
+      return *rotation;
     }
   }
+  std::swap(kept[0], kept[1]);
+  kept[0] = std::make_unique<RopeRotation>(rope, positions);
+  return *kept[0];
 }
 
 }  // namespace kvpack

@@ -24,18 +24,25 @@ class RopeRotation {
   // Rows [token][kv_head][head_dim], in place. redo(undo(x)) is x up to rounding.
   void undo(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim) const;
   void redo(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim) const;
+  // Rows [count][head_dim] of one head, those of tokens[count].
+  void redo_some(float* rows, uint32_t count, uint32_t head_dim, const uint32_t* tokens) const;
 
  private:
-  void rotate(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim, bool inverse) const;
+  void rotate(std::span<float> rows, uint32_t kv_heads, uint32_t head_dim, const std::vector<float>& angles) const;
 
-  RopeStyle style_;
-  uint32_t first_channel_;
+  Rope rope_;
+  std::vector<int32_t> positions_;
   uint32_t pairs_;
-  float magnitude_;
-  float inverse_magnitude_;
-  size_t tokens_;
-  std::vector<float> cosine_;  // [token][pair]
-  std::vector<float> sine_;
+  // Per token cosines, then sines, times the magnitude: one of each per pair; for adjacent pairs two, the first sine
+  // negative.
+  std::vector<float> redo_angles_;
+  std::vector<float> undo_angles_;
+
+  friend const RopeRotation& cached_rotation(const Rope& rope, std::span<const int32_t> positions);
 };
+
+// The same, kept from one tile to the next: a chunk's tiles share one or two of them, and sines take as long as all
+// else in a tile. Valid until this thread asks for two others.
+const RopeRotation& cached_rotation(const Rope& rope, std::span<const int32_t> positions);
 
 }  // namespace kvpack

@@ -8,6 +8,7 @@
 //   level n > 0: a level body if level 0 is quantized, else nothing
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -57,6 +58,15 @@ Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, 
 
 // Decodes up to levels.size() levels into `rows` (any type; positions.size() tokens). Errors: corrupt, truncated.
 Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows);
+
+// The same for two tiles, whose entropy coders run in lockstep; faster than one after the other. `b_follows_a`: b may
+// take its token classes from a, the key tile of its layer and chunk.
+struct TileJob {
+  const TileContext& context;
+  std::span<const ByteSpan> levels;
+  MutableKvView rows;
+};
+std::array<Status, 2> decode_two_tiles(const TileJob& a, const TileJob& b, bool b_follows_a);
 
 enum class TileMode : uint8_t { kRaw = 0, kLossless = 1, kQuantized = 2 };
 

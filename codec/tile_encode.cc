@@ -23,7 +23,7 @@ Bytes load_stored_rows(const TileContext& context, const TileInput& input) {
 // Byte planes, or the rows as they are if those are smaller.
 Result<EncodedTile> encode_exact(const TileContext& context, const TileInput& input) {
   const Bytes stored = load_stored_rows(context, input);
-  KVPACK_ASSIGN_OR_RETURN(Bytes planes, encode_lossless(stored, context.shape.dtype));
+  KVPACK_ASSIGN_OR_RETURN(Bytes planes, encode_lossless(stored, context.shape.dtype, context.shape.channels()));
   const bool smaller = planes.size() < stored.size();
   ByteWriter out;
   out.write(static_cast<uint8_t>(smaller ? TileMode::kLossless : TileMode::kRaw));

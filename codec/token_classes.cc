@@ -10,7 +10,9 @@
 #include <numbers>
 #include <numeric>
 
+#include "codec/entropy_codes.h"
 #include "codec/entropy_tables.h"
+#include "codec/kernels.h"
 #include "codec/rans.h"
 
 namespace kvpack {
@@ -67,7 +69,19 @@ std::vector<int8_t> classes_from_log_weights(std::span<const float> log_weights)
 
 namespace {
 
-constexpr int kClassLanes = 8;
+constexpr size_t kClassLanes = 8;
+
+// A step on the first lanes alone.
+struct ClassStep {
+  LaneRuns runs;
+  const void* code[1];
+
+  void set(const void* of_lanes, size_t lanes) {
+    runs.count = 1;
+    runs.mask[0] = (1u << lanes) - 1;
+    code[0] = of_lanes;
+  }
+};
 
 struct ClassTable {
   int center = 0;
@@ -102,22 +116,35 @@ void write_token_classes(TokenClassSource source, std::span<const int8_t> classe
   out.write(static_cast<uint8_t>(source));
   if (source != TokenClassSource::kOwn) return;
   const size_t tokens = classes.size() / kv_heads;
-  RansEncoder rans;
+  const size_t steps_per_head = (tokens + kClassLanes - 1) / kClassLanes;
+  std::vector<uint8_t> symbols(kv_heads * steps_per_head * kLanes, 0);
+  std::vector<ClassStep> mixed(kv_heads * steps_per_head);
+  std::vector<RansEncodeStep> steps;
   for (uint32_t head = 0; head < kv_heads; ++head) {
     const auto of_head = classes.subspan(head * tokens, tokens);
     const ClassTable chosen = best_class_table(of_head);
     out.write(static_cast<int8_t>(chosen.center));
     out.write(static_cast<uint8_t>(chosen.scale));
-    const SymbolTable& table = symbol_table(0, chosen.scale);
-    for (size_t i = 0; i < tokens; ++i) {
-      const int index = of_head[i] - chosen.center + kMaxSymbol;
-      rans.put(static_cast<int>(i % kClassLanes), table.cumulative[index],
-               table.cumulative[index + 1] - table.cumulative[index]);
+    for (size_t i = 0; i < tokens; i += kClassLanes) {
+      uint8_t* of_step = &symbols[steps.size() * kLanes];
+      const size_t count = std::min(tokens - i, kClassLanes);
+      for (size_t lane = 0; lane < count; ++lane) {
+        of_step[lane] = static_cast<uint8_t>(of_head[i + lane] - chosen.center + kMaxSymbol);
+      }
+      ClassStep& step = mixed[steps.size()];
+      step.set(&entropy_codes().encode_symbols[0][chosen.scale], count);
+      steps.push_back({step.code, &step.runs, of_step});
     }
   }
-  const Bytes stream = rans.finish(kClassLanes);
-  out.write_varint(stream.size());
-  out.write_bytes(stream);
+  uint16_t state[kLanes];
+  std::fill_n(state, kLanes, static_cast<uint16_t>(kRansLow));
+  std::vector<uint8_t> reversed((steps.size() + 1) * kLanes);  // a byte per lane and step at most
+  uint8_t* end = reversed.data() + reversed.size();
+  const uint8_t* first = kernels().encode_steps(state, steps, end);
+  const std::span<const uint16_t> states(state, kClassLanes);
+  out.write_varint(states.size_bytes() + static_cast<size_t>(end - first));
+  out.write_bytes(std::as_bytes(states));
+  out.write_bytes(std::as_bytes(std::span<const uint8_t>(first, end)));
 }
 
 Result<TileTokenClasses> read_token_classes(ByteReader& in, uint32_t kv_heads, uint32_t tokens) {
@@ -139,16 +166,27 @@ Result<TileTokenClasses> read_token_classes(ByteReader& in, uint32_t kv_heads, u
   }
   KVPACK_ASSIGN_OR_RETURN(uint64_t bytes, in.read_varint("token class bytes"));
   KVPACK_ASSIGN_OR_RETURN(ByteSpan stream, in.take(bytes, "token classes"));
-  KVPACK_ASSIGN_OR_RETURN(RansDecoder rans, RansDecoder::open(stream, kClassLanes));
+  RansReader rans;
+  KVPACK_RETURN_IF_ERROR(rans.open(stream, kClassLanes));
+  const size_t steps_per_head = (tokens + kClassLanes - 1) / kClassLanes;
+  std::vector<int16_t> values(kv_heads * steps_per_head * kLanes, 0);
+  std::vector<ClassStep> mixed(kv_heads * steps_per_head);
+  std::vector<RansStep> steps;
+  for (uint32_t head = 0; head < kv_heads; ++head) {
+    for (size_t i = 0; i < tokens; i += kClassLanes) {
+      ClassStep& step = mixed[steps.size()];
+      step.set(&entropy_codes().symbols[0][tables[head].scale], std::min<size_t>(tokens - i, kClassLanes));
+      steps.push_back({StepKind::kSymbol, step.code, &step.runs, &values[steps.size() * kLanes]});
+    }
+  }
+  (void)kernels().decode_steps(rans, steps);  // an escape is out of range below
   result.classes.resize(size_t{kv_heads} * tokens);
   for (uint32_t head = 0; head < kv_heads; ++head) {
-    const SymbolTable& table = symbol_table(0, tables[head].scale);
     for (uint32_t i = 0; i < tokens; ++i) {
-      const int lane = static_cast<int>(i % kClassLanes);
-      const int index = table.symbol_of_slot[rans.slot(lane)];
-      rans.advance(lane, table.cumulative[index], table.cumulative[index + 1] - table.cumulative[index]);
-      const int token_class = index - kMaxSymbol + tables[head].center;
-      if (index == kEscapeIndex || token_class < kMinTokenClass || token_class > kMaxTokenClass) {
+      const size_t step = head * steps_per_head + i / kClassLanes;
+      const int16_t symbol = values[step * kLanes + i % kClassLanes];
+      const int token_class = symbol + tables[head].center;
+      if (symbol == kEscapeSymbol || token_class < kMinTokenClass || token_class > kMaxTokenClass) {
         return corrupt(fmt::format("token class of head {}, token {} is out of range", head, i));
       }
       result.classes[size_t{head} * tokens + i] = static_cast<int8_t>(token_class);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "codec/kernels.h"
 #include "formats/ggml_blocks.h"
 
 namespace kvpack {
@@ -44,34 +45,6 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
 
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
 
-InverseTransform::InverseTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
-    : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
-  if (!has_matrix(kind_)) return;
-  components_ = matrix->components;
-  rows_.resize(size_t{components_} * head_dim);
-  for (uint32_t k = 0; k < components_; ++k) {
-    for (uint32_t d = 0; d < head_dim; ++d) {
-      rows_[size_t{k} * head_dim + d] = static_cast<float>(matrix->rows[size_t{k} * head_dim + d]) * matrix->scale[k];
-    }
-  }
-}
-
-void InverseTransform::apply(const float* components, float* values) const {
-  if (!has_matrix(kind_)) {
-    std::memcpy(values, components, head_dim_ * sizeof(float));
-    if (kind_ == TransformKind::kHadamard) rotate_hadamard(values, head_dim_, block_);
-    return;
-  }
-  // Rows are added in order: every machine gets the same sums, and a component that is zero costs nothing.
-  std::fill_n(values, head_dim_, 0.0f);
-  for (uint32_t k = 0; k < components_; ++k) {
-    const float weight = components[k];
-    if (weight == 0.0f) continue;
-    const float* row = &rows_[size_t{k} * head_dim_];
-    for (uint32_t d = 0; d < head_dim_; ++d) values[d] += weight * row[d];
-  }
-}
-
 ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
@@ -100,12 +73,7 @@ void ForwardTransform::apply(const float* values, float* components) const {
     if (kind_ == TransformKind::kHadamard) rotate_hadamard(components, head_dim_, block_);
     return;
   }
-  std::fill_n(components, components_, 0.0f);
-  for (uint32_t d = 0; d < head_dim_; ++d) {
-    const float weight = values[d];
-    const float* column = &columns_[size_t{d} * components_];
-    for (uint32_t k = 0; k < components_; ++k) components[k] += weight * column[k];
-  }
+  kernels().forward(values, columns_.data(), head_dim_, components_, components);
 }
 
 }  // namespace kvpack

@@ -36,22 +36,6 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
 // Largest power of two that divides head_dim: the Hadamard block.
 uint32_t hadamard_block_of(uint32_t head_dim);
 
-// Components back to values.
-class InverseTransform {
- public:
-  InverseTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
-  uint32_t components() const { return components_; }
-  // components [components] -> values [head_dim].
-  void apply(const float* components, float* values) const;
-
- private:
-  TransformKind kind_;
-  uint32_t head_dim_;
-  uint32_t components_;
-  uint32_t block_;
-  std::vector<float> rows_;  // [component][head_dim]
-};
-
 // Values to components: the encoder's side. With a matrix, the first `kept` components of what inverts all of its rows:
 // the rows of a profile are not orthogonal, and dropping some must not change the others' values.
 class ForwardTransform {

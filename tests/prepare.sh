@@ -3,7 +3,7 @@
 # shellcheck shell=sh
 
 kvpack_packages="g++ cmake ninja-build pkg-config libzstd-dev libcurl4-openssl-dev libcli11-dev libeigen3-dev libfmt-dev
-  doctest-dev libxxhash-dev nlohmann-json3-dev"
+  doctest-dev libxxhash-dev nlohmann-json3-dev libbenchmark-dev libhtscodecs-dev liblz4-dev"
 
 # install_packages PACKAGE...: those that are not there yet, with sudo where needed.
 install_packages() {

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops, once per instruction set. Every variant gives the same bits as the scalar one
+// (tests/test_kernels.cc), sums of floats included: each fixes its order and its fused multiply-adds.
+//
+// kernels() is the best table that this machine can run, or the one that KVPACK_ISA names.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "codec/rans.h"
+
+namespace kvpack {
+
+struct Kernels {
+  std::string_view name;  // as KVPACK_ISA has it
+
+  // Runs the steps of one stream, or of two in turn: their chains of dependent instructions overlap. Symbols that are
+  // kEscapeSymbol stand for escapes; true if there is one in a's or b's rows.
+  bool (*decode_steps)(RansReader& a, std::span<const RansStep> steps);
+  bool (*decode_two)(RansReader& a, std::span<const RansStep> steps_a, RansReader& b,
+                     std::span<const RansStep> steps_b);
+  // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
+  uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
+
+  // Quantized values q[component][32] to units of step / 16: 16 q - sign(q) bias[component][min(|q|, 3)].
+  void (*units)(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units);
+  // rows [32][dim] = units [component][32] x weights[component][dim], components in order, times scale[32], plus mean
+  // [dim]: one fused multiply-add each.
+  void (*inverse_matrix)(const float* units, const float* const* weights, size_t components, size_t dim,
+                         const float* scale, const float* mean, float* rows);
+  // The same for components that are channels.
+  void (*inverse_none)(const float* units, size_t dim, const float* scale, const float* mean, float* rows);
+  // Sylvester-Hadamard butterflies over [dim][32] in blocks of `block`, without the factor block^-1/2.
+  void (*hadamard)(float* units, size_t dim, size_t block);
+  // Turns rows[count], `stride` floats apart, row i by the angles at index[i] (null: i) of `angles` (rope.h): pairs
+  // (j, j + pairs), or (2 j, 2 j + 1) if adjacent.
+  void (*rotate)(float* rows, size_t count, size_t stride, size_t pairs, bool adjacent, const float* angles,
+                 const uint32_t* index);
+  // values = integers x scale
+  void (*scale_integers)(const int8_t* integers, size_t count, float scale, float* values);
+
+  // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
+  // multiply-add each. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
+  // the index in a digit's code (rans.h) of q under its parent.
+  void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
+  void (*parents)(const int32_t* q, size_t count, int32_t* parents);
+  void (*symbols)(const int32_t* q, int largest, uint8_t* symbols);
+  void (*digits)(const int32_t* q, const int32_t* parents, uint8_t* symbols);
+
+  void (*to_f16)(const float* values, size_t count, uint16_t* halves);
+  void (*to_bf16)(const float* values, size_t count, uint16_t* halves);
+  void (*from_f16)(const uint16_t* halves, size_t count, float* values);
+  void (*from_bf16)(const uint16_t* halves, size_t count, float* values);
+};
+
+const Kernels& kernels();
+// All that this machine can run, scalar first.
+std::span<const Kernels* const> runnable_kernels();
+
+const Kernels& scalar_kernels();
+// Null where the build or the machine lacks them.
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
+
+}  // namespace kvpack

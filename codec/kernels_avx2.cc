@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX2 with FMA and F16C: Haswell, Zen and later. This file alone is compiled for them.
+#include "codec/kernels.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+
+#include <array>
+
+namespace kvpack {
+namespace {
+
+// For each mask of 8 lanes: byte indices that bring the next bytes to the masked lanes of 16 bits, zero elsewhere; and
+// for the encoder those that bring the masked bytes together.
+struct ShuffleTables {
+  alignas(16) std::array<std::array<uint8_t, 16>, 256> expand{};
+  alignas(16) std::array<std::array<uint8_t, 8>, 256> compress{};
+
+  constexpr ShuffleTables() {
+    for (size_t mask = 0; mask < 256; ++mask) {
+      uint8_t taken = 0;
+      for (size_t lane = 0; lane < 8; ++lane) {
+        const bool set = (mask >> lane) & 1;
+        expand[mask][2 * lane] = set ? taken : 0x80;
+        expand[mask][2 * lane + 1] = 0x80;
+        if (set) compress[mask][taken++] = static_cast<uint8_t>(lane);
+      }
+    }
+  }
+};
+constexpr ShuffleTables kShuffles;
+
+struct Isa {
+  // Lanes 0..15 and 16..31.
+  struct State {
+    __m256i low, high;
+  };
+  using Bytes = __m256i;
+  using Table = __m256i;
+  using Floats = __m256;
+  static constexpr size_t kWidth = 8;
+  static constexpr size_t kTileVectors = 2;
+
+  static State load(const uint16_t* at) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16))};
+  }
+  static State load(const int16_t* at) { return load(reinterpret_cast<const uint16_t*>(at)); }
+  static void store(State x, uint16_t* at) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), x.high);
+  }
+  static Bytes load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static Table table(const uint8_t* at) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));
+  }
+  static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+  static Bytes splat(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Bytes flip(Bytes x) { return _mm256_xor_si256(x, splat(0x80)); }
+  static Bytes greater(Bytes a, Bytes b) { return _mm256_cmpgt_epi8(a, b); }
+  static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
+  static Bytes subtract(Bytes a, Bytes b) { return _mm256_sub_epi8(a, b); }
+  static Bytes larger(Bytes a, Bytes b) { return _mm256_max_epu8(a, b); }
+  static bool any_equal(Bytes a, uint8_t x) { return _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, splat(x))) != 0; }
+  static Bytes mask_bytes(uint32_t lanes) {
+    const __m256i spread =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(lanes)),
+                            _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303));
+    const __m256i bits = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
+    return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
+  }
+  static Bytes select(Bytes mask, Bytes a, Bytes b) { return _mm256_blendv_epi8(b, a, mask); }
+  static State widen_mask(Bytes mask) {
+    return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(mask)),
+            _mm256_cvtepi8_epi16(_mm256_extracti128_si256(mask, 1))};
+  }
+  static State select_lanes(uint32_t lanes, State a, State b) {
+    if (lanes == kAllLanes) return a;
+    const State mask = widen_mask(mask_bytes(lanes));
+    return {_mm256_blendv_epi8(b.low, a.low, mask.low), _mm256_blendv_epi8(b.high, a.high, mask.high)};
+  }
+  // 16 x u16 below 256, twice, to 32 bytes in lane order.
+  static Bytes pack(__m256i low, __m256i high) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi16(low, high), 0xd8);
+  }
+  static Bytes low_bytes(State x) {
+    const __m256i byte = _mm256_set1_epi16(0xff);
+    return pack(_mm256_and_si256(x.low, byte), _mm256_and_si256(x.high, byte));
+  }
+  static State widen(Bytes x) {
+    return {_mm256_cvtepu8_epi16(_mm256_castsi256_si128(x)), _mm256_cvtepu8_epi16(_mm256_extracti128_si256(x, 1))};
+  }
+
+  static State update(State x, Bytes frequency, Bytes offset) {
+    const State f = widen(frequency);
+    const State o = widen(offset);
+    return {_mm256_add_epi16(_mm256_mullo_epi16(_mm256_srli_epi16(x.low, 8), f.low), o.low),
+            _mm256_add_epi16(_mm256_mullo_epi16(_mm256_srli_epi16(x.high, 8), f.high), o.high)};
+  }
+  static __m128i expand(uint32_t mask, const uint8_t* bytes) {
+    return _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)),
+                            _mm_load_si128(reinterpret_cast<const __m128i*>(kShuffles.expand[mask].data())));
+  }
+  static __m256i shift_in(__m256i x, __m256i below, uint32_t mask, const uint8_t*& next) {
+    const uint32_t first = mask & 0xff;
+    const uint32_t second = (mask >> 8) & 0xff;
+    const uint8_t* middle = next + __builtin_popcount(first);
+    const __m256i bytes =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(expand(first, next)), expand(second, middle), 1);
+    next = middle + __builtin_popcount(second);
+    return _mm256_or_si256(_mm256_blendv_epi8(x, _mm256_slli_epi16(x, 8), below), bytes);
+  }
+  static State refill(State x, const uint8_t*& next, uint32_t active) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i low = _mm256_cmpeq_epi16(_mm256_srli_epi16(x.low, 8), zero);
+    __m256i high = _mm256_cmpeq_epi16(_mm256_srli_epi16(x.high, 8), zero);
+    if (active != kAllLanes) {
+      const State mask = widen_mask(mask_bytes(active));
+      low = _mm256_and_si256(low, mask.low);
+      high = _mm256_and_si256(high, mask.high);
+    }
+    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+    const uint32_t below = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
+    const __m256i refilled_low = shift_in(x.low, low, below, next);
+    const __m256i refilled_high = shift_in(x.high, high, below >> 16, next);
+    return {refilled_low, refilled_high};
+  }
+
+  static Bytes digit_context(const int16_t* q) {
+    const State parent = load(q);
+    const __m256i zero = _mm256_setzero_si256();
+    const Bytes none = _mm256_permute4x64_epi64(
+        _mm256_packs_epi16(_mm256_cmpeq_epi16(parent.low, zero), _mm256_cmpeq_epi16(parent.high, zero)), 0xd8);
+    return _mm256_andnot_si256(none, splat(kDigitContext));
+  }
+  static void store_symbols(Bytes index, uint32_t active, int16_t* q) {
+    const State wide = widen(index);
+    const __m256i middle = _mm256_set1_epi16(16 + 7);
+    const State symbols = {_mm256_sub_epi16(wide.low, middle), _mm256_sub_epi16(wide.high, middle)};
+    store(active == kAllLanes ? symbols : select_lanes(active, symbols, load(q)), reinterpret_cast<uint16_t*>(q));
+  }
+  static __m256i refine_half(__m256i parent, __m256i digit) {
+    // sign(digit, parent) is zero for a zero parent, so that one's digit is added unsigned.
+    const __m256i signed_digit = _mm256_sign_epi16(digit, _mm256_or_si256(parent, _mm256_set1_epi16(1)));
+    return _mm256_add_epi16(_mm256_add_epi16(_mm256_add_epi16(parent, parent), parent), signed_digit);
+  }
+  static void refine(Bytes index, Bytes context, uint32_t active, int16_t* q) {
+    const State parent = load(q);
+    const State digit = widen_mask(subtract(subtract(index, context), splat(1)));
+    const State refined = {refine_half(parent.low, digit.low), refine_half(parent.high, digit.high)};
+    store(select_lanes(active, refined, parent), reinterpret_cast<uint16_t*>(q));
+  }
+
+  static State pair(Bytes low, Bytes high) {
+    const State a = widen(low);
+    const State b = widen(high);
+    return {_mm256_or_si256(a.low, _mm256_slli_epi16(b.low, 8)), _mm256_or_si256(a.high, _mm256_slli_epi16(b.high, 8))};
+  }
+  static State multiply_high(State a, State b) {
+    return {_mm256_mulhi_epu16(a.low, b.low), _mm256_mulhi_epu16(a.high, b.high)};
+  }
+  static State multiply_low(State a, State b) {
+    return {_mm256_mullo_epi16(a.low, b.low), _mm256_mullo_epi16(a.high, b.high)};
+  }
+  static State add_lanes(State a, State b) {
+    return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
+  }
+  static State subtract_lanes(State a, State b) {
+    return {_mm256_sub_epi16(a.low, b.low), _mm256_sub_epi16(a.high, b.high)};
+  }
+  static State halve(State x) { return {_mm256_srli_epi16(x.low, 1), _mm256_srli_epi16(x.high, 1)}; }
+  static State complement(Bytes frequency) {
+    const State f = widen(frequency);
+    const __m256i all = _mm256_set1_epi16(256);
+    return {_mm256_sub_epi16(all, f.low), _mm256_sub_epi16(all, f.high)};
+  }
+  static State spill(State x, State limit, uint32_t active, uint8_t*& end) {
+    // x >= limit, unsigned
+    __m256i low = _mm256_cmpeq_epi16(_mm256_max_epu16(x.low, limit.low), x.low);
+    __m256i high = _mm256_cmpeq_epi16(_mm256_max_epu16(x.high, limit.high), x.high);
+    if (active != kAllLanes) {
+      const State mask = widen_mask(mask_bytes(active));
+      low = _mm256_and_si256(low, mask.low);
+      high = _mm256_and_si256(high, mask.high);
+    }
+    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+    const uint32_t mask = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
+    alignas(32) uint8_t bytes[32];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), low_bytes(x));
+    uint8_t* start = end - __builtin_popcount(mask);
+    uint8_t* at = start;
+    uint8_t together[40];
+    uint8_t* into = together;
+    for (int eighth = 0; eighth < 4; ++eighth) {
+      const uint32_t part = (mask >> (8 * eighth)) & 0xff;
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + 8 * eighth));
+      const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kShuffles.compress[part].data()));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(into), _mm_shuffle_epi8(eight, order));
+      into += __builtin_popcount(part);
+    }
+    __builtin_memcpy(at, together, static_cast<size_t>(end - start));
+    end = start;
+    return {_mm256_blendv_epi8(x.low, _mm256_srli_epi16(x.low, 8), low),
+            _mm256_blendv_epi8(x.high, _mm256_srli_epi16(x.high, 8), high)};
+  }
+
+  static Floats load(const float* at) { return _mm256_loadu_ps(at); }
+  static void store(Floats x, float* at) { _mm256_storeu_ps(at, x); }
+  static Floats spread(float x) { return _mm256_set1_ps(x); }
+  static Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+  static Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+  static Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+  static Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+  static Floats swap_pairs(Floats x) { return _mm256_permute_ps(x, 0xb1); }
+
+  static void transpose(Floats (&row)[8]) {
+    Floats pairs[8];
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
+      pairs[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
+    }
+    Floats fours[8];
+    for (int g = 0; g < 8; g += 4) {
+      fours[g] = _mm256_shuffle_ps(pairs[g], pairs[g + 2], 0x44);
+      fours[g + 1] = _mm256_shuffle_ps(pairs[g], pairs[g + 2], 0xee);
+      fours[g + 2] = _mm256_shuffle_ps(pairs[g + 1], pairs[g + 3], 0x44);
+      fours[g + 3] = _mm256_shuffle_ps(pairs[g + 1], pairs[g + 3], 0xee);
+    }
+    for (int c = 0; c < 4; ++c) {
+      row[c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20);
+      row[4 + c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31);
+    }
+  }
+};
+
+#include "codec/kernels_rans.h"
+#include "codec/kernels_rows.h"
+
+void to_f16(const float* values, size_t count, uint16_t* halves) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(halves + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  for (; i < count; ++i) halves[i] = _cvtss_sh(values[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+void from_f16(const uint16_t* halves, size_t count, float* values) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(values + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i))));
+  }
+  for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
+}
+
+constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+
+}  // namespace
+
+const Kernels* avx2_kernels() {
+  const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  return runs ? &kTable : nullptr;
+}
+
+}  // namespace kvpack
+
+#else
+
+namespace kvpack {
+const Kernels* avx2_kernels() { return nullptr; }
+}  // namespace kvpack
+
+#endif

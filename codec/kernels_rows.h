@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels over rows of floats in terms of one instruction set's primitives: included by kernels_<isa>.cc only,
+// inside its anonymous namespace, after a struct `Isa` with
+//
+//   Floats, kWidth of them; load, store, spread (one value to all), fused(a, b, c) = a b + c in one rounding, plain
+//   multiply, add and subtract, swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
+//   the matrix product is)
+//
+// Loops without primitives are left to the compiler's vectorizer: it may not reorder floating-point sums.
+
+inline constexpr size_t kTileSlots = 4;
+
+// kTileSlots rows x `Vectors` vectors of the product, in registers.
+template <size_t Vectors>
+inline void matrix_tile(const float* units, const float* const* weights, size_t components, size_t first,
+                        const float* scale, const float* mean, float* rows, size_t dim) {
+  typename Isa::Floats sum[kTileSlots][Vectors];
+  for (auto& row : sum) {
+    for (auto& vector : row) vector = Isa::spread(0.0f);
+  }
+  for (size_t k = 0; k < components; ++k) {
+    const float* weight = weights[k] + first;
+    typename Isa::Floats across[Vectors];
+    for (size_t v = 0; v < Vectors; ++v) across[v] = Isa::load(weight + v * Isa::kWidth);
+    for (size_t s = 0; s < kTileSlots; ++s) {
+      const auto unit = Isa::spread(units[k * kLanes + s]);
+      for (size_t v = 0; v < Vectors; ++v) sum[s][v] = Isa::fused(unit, across[v], sum[s][v]);
+    }
+  }
+  for (size_t s = 0; s < kTileSlots; ++s) {
+    const auto factor = Isa::spread(scale[s]);
+    for (size_t v = 0; v < Vectors; ++v) {
+      const size_t at = first + v * Isa::kWidth;
+      Isa::store(Isa::fused(sum[s][v], factor, Isa::load(mean + at)), rows + s * dim + at);
+    }
+  }
+}
+
+void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,
+                    const float* mean, float* rows) {
+  constexpr size_t kWide = Isa::kTileVectors * Isa::kWidth;
+  for (size_t slot = 0; slot < kLanes; slot += kTileSlots) {
+    float* out = rows + slot * dim;
+    size_t first = 0;
+    for (; first + kWide <= dim; first += kWide) {
+      matrix_tile<Isa::kTileVectors>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+    }
+    for (; first + Isa::kWidth <= dim; first += Isa::kWidth) {
+      matrix_tile<1>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+    }
+    for (; first < dim; ++first) {
+      for (size_t s = 0; s < kTileSlots; ++s) {
+        float sum = 0;
+        for (size_t k = 0; k < components; ++k) {
+          sum = __builtin_fmaf(units[k * kLanes + slot + s], weights[k][first], sum);
+        }
+        out[s * dim + first] = __builtin_fmaf(sum, scale[slot + s], mean[first]);
+      }
+    }
+  }
+}
+
+void inverse_none(const float* units, size_t dim, const float* scale, const float* mean, float* rows) {
+  constexpr size_t kWidth = Isa::kWidth;
+  size_t first = 0;
+  for (; first + kWidth <= dim; first += kWidth) {
+    for (size_t slot = 0; slot < kLanes; slot += kWidth) {
+      const auto factor = Isa::load(scale + slot);
+      typename Isa::Floats block[kWidth];
+      for (size_t i = 0; i < kWidth; ++i) {
+        block[i] = Isa::fused(Isa::load(units + (first + i) * kLanes + slot), factor, Isa::spread(mean[first + i]));
+      }
+      Isa::transpose(block);
+      for (size_t i = 0; i < kWidth; ++i) Isa::store(block[i], rows + (slot + i) * dim + first);
+    }
+  }
+  for (; first < dim; ++first) {
+    for (size_t slot = 0; slot < kLanes; ++slot) {
+      rows[slot * dim + first] = __builtin_fmaf(units[first * kLanes + slot], scale[slot], mean[first]);
+    }
+  }
+}
+
+void hadamard(float* units, size_t dim, size_t block) {
+  for (size_t width = 1; width < block; width *= 2) {
+    for (size_t start = 0; start < dim; start += 2 * width) {
+      float* a = units + start * kLanes;
+      float* b = a + width * kLanes;
+      for (size_t i = 0; i < width * kLanes; i += Isa::kWidth) {
+        const auto x = Isa::load(a + i);
+        const auto y = Isa::load(b + i);
+        Isa::store(Isa::plus(x, y), a + i);
+        Isa::store(Isa::minus(x, y), b + i);
+      }
+    }
+  }
+}
+
+void units_of(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units) {
+  for (size_t c = 0; c < components; ++c, units += kLanes) {
+    const int16_t* values = q[c];
+    const int16_t b1 = bias[c][1];
+    const int16_t b2 = bias[c][2];
+    const int16_t b3 = bias[c][3];
+    int16_t shift[kLanes];  // 16 bits as long as they suffice
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int16_t value = values[lane];
+      const int16_t magnitude = static_cast<int16_t>(value < 0 ? -value : value);
+      const int16_t above = magnitude >= 3 ? b3 : b2;
+      const int16_t below = magnitude == 0 ? int16_t{0} : b1;
+      const int16_t size = magnitude >= 2 ? above : below;
+      shift[lane] = static_cast<int16_t>(value < 0 ? -size : size);
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      units[lane] = static_cast<float>(16 * int32_t{values[lane]} - int32_t{shift[lane]});
+    }
+  }
+}
+
+void rotate_adjacent(float* row, size_t pairs, const float* cosine, const float* sine) {
+  size_t i = 0;
+  for (; i + Isa::kWidth <= 2 * pairs; i += Isa::kWidth) {
+    const auto x = Isa::load(row + i);
+    const auto turned = Isa::times(Isa::swap_pairs(x), Isa::load(sine + i));
+    Isa::store(Isa::plus(Isa::times(x, Isa::load(cosine + i)), turned), row + i);
+  }
+  for (; i < 2 * pairs; i += 2) {
+    const float a = row[i];
+    const float b = row[i + 1];
+    row[i] = a * cosine[i] + b * sine[i];
+    row[i + 1] = b * cosine[i + 1] + a * sine[i + 1];
+  }
+}
+
+void rotate_halves(float* row, size_t pairs, const float* cosine, const float* sine) {
+  size_t i = 0;
+  for (; i + Isa::kWidth <= pairs; i += Isa::kWidth) {
+    const auto c = Isa::load(cosine + i);
+    const auto s = Isa::load(sine + i);
+    const auto a = Isa::load(row + i);
+    const auto b = Isa::load(row + pairs + i);
+    Isa::store(Isa::minus(Isa::times(a, c), Isa::times(b, s)), row + i);
+    Isa::store(Isa::plus(Isa::times(a, s), Isa::times(b, c)), row + pairs + i);
+  }
+  for (; i < pairs; ++i) {
+    const float a = row[i];
+    const float b = row[pairs + i];
+    row[i] = a * cosine[i] - b * sine[i];
+    row[pairs + i] = a * sine[i] + b * cosine[i];
+  }
+}
+
+void rotate(float* rows, size_t count, size_t stride, size_t pairs, bool adjacent, const float* angles,
+            const uint32_t* index) {
+  const size_t width = adjacent ? 2 * pairs : pairs;
+  for (size_t i = 0; i < count; ++i) {
+    const float* cosine = angles + 2 * width * (index != nullptr ? index[i] : i);
+    if (adjacent) {
+      rotate_adjacent(rows + i * stride, pairs, cosine, cosine + width);
+    } else {
+      rotate_halves(rows + i * stride, pairs, cosine, cosine + width);
+    }
+  }
+}
+
+void scale_integers(const int8_t* integers, size_t count, float scale, float* values) {
+  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
+}
+
+void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {
+  constexpr size_t kBlock = 8;  // vectors of sums in registers: as many chains as hide a multiply-add's latency
+  size_t first = 0;
+  const auto block = [&]<size_t kVectors>() {
+    typename Isa::Floats sum[kVectors];
+    for (auto& vector : sum) vector = Isa::spread(0.0f);
+    for (size_t d = 0; d < dim; ++d) {
+      const auto value = Isa::spread(values[d]);
+      const float* column = columns + d * count + first;
+      for (size_t v = 0; v < kVectors; ++v) sum[v] = Isa::fused(value, Isa::load(column + v * Isa::kWidth), sum[v]);
+    }
+    for (size_t v = 0; v < kVectors; ++v) Isa::store(sum[v], components + first + v * Isa::kWidth);
+    first += kVectors * Isa::kWidth;
+  };
+  while (first + kBlock * Isa::kWidth <= count) block.template operator()<kBlock>();
+  while (first + 4 * Isa::kWidth <= count) block.template operator()<4>();
+  while (first + Isa::kWidth <= count) block.template operator()<1>();
+  for (; first < count; ++first) {
+    float sum = 0;
+    for (size_t d = 0; d < dim; ++d) sum = __builtin_fmaf(values[d], columns[d * count + first], sum);
+    components[first] = sum;
+  }
+}
+
+void parents_of(const int32_t* q, size_t count, int32_t* parents) {
+  // (q + 1 + 3 k) / 3 rounds down for any k that makes it positive; 2^30 + 2 is a multiple of 3.
+  constexpr uint32_t kShift = (1u << 30) + 2;
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t shifted = static_cast<uint32_t>(q[i] + 1) + kShift;
+    parents[i] = static_cast<int32_t>(shifted / 3) - static_cast<int32_t>(kShift / 3);
+  }
+}
+
+void symbols_of(const int32_t* q, int largest, uint8_t* symbols) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const bool coded = q[lane] <= largest && q[lane] >= -largest;
+    symbols[lane] = static_cast<uint8_t>(coded ? q[lane] + 7 : 15);
+  }
+}
+
+void digits_of(const int32_t* q, const int32_t* parents, uint8_t* symbols) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int32_t digit = q[lane] - 3 * parents[lane];
+    const int32_t folded = parents[lane] < 0 ? -digit : digit;
+    symbols[lane] = static_cast<uint8_t>((parents[lane] != 0 ? kDigitContext + 1 : 1) + folded);
+  }
+}
+
+void to_bf16(const float* values, size_t count, uint16_t* halves) {
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, values + i, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t quiet = (bits >> 16) | 0x40u;
+    halves[i] = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+  }
+}
+
+void from_bf16(const uint16_t* halves, size_t count, float* values) {
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(halves[i]) << 16;
+    __builtin_memcpy(values + i, &bits, sizeof bits);
+  }
+}

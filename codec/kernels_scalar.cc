@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reference that every other table must equal bit for bit. Written for clarity.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "codec/kernels.h"
+#include "codec/quantizer.h"
+#include "formats/half.h"
+
+namespace kvpack {
+namespace {
+
+// The code of one lane, or null if the step leaves the lane alone.
+template <typename Step>
+const void* code_of_lane(const Step& step, int lane) {
+  if (step.runs == nullptr) return step.code;
+  for (uint32_t run = 0; run < step.runs->count; ++run) {
+    if ((step.runs->mask[run] >> lane) & 1u) return static_cast<const void* const*>(step.code)[run];
+  }
+  return nullptr;
+}
+
+uint32_t plain(uint8_t flipped) { return flipped ^ 0x80u; }
+
+int find_symbol(const SymbolCode& code, uint32_t slot) {
+  int at = 1;
+  while (at < 16) at = 2 * at + (slot >= plain(code.heap[at]) ? 1 : 0);
+  return at - 16;
+}
+
+int find_digit(const DigitCode& code, uint32_t slot, int context) {
+  return context + (slot >= plain(code.low[context]) ? 1 : 0) + (slot >= plain(code.high[context]) ? 1 : 0);
+}
+
+void advance(RansReader& reader, int lane, uint32_t frequency, uint32_t start) {
+  const uint32_t x = reader.state[lane];
+  uint32_t state = frequency * (x >> 8) + (x & 0xffu) - start;
+  if (state < kRansLow) state = (state << 8) | *reader.next++;
+  reader.state[lane] = static_cast<uint16_t>(state);
+}
+
+bool decode_step(RansReader& reader, const RansStep& step) {
+  bool escaped = false;
+  if (reader.next > reader.safe_end) reader.refill();
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const void* code = code_of_lane(step, lane);
+    if (code == nullptr) continue;
+    const uint32_t slot = reader.state[lane] & 0xffu;
+    int16_t& q = step.values[lane];
+    if (step.kind == StepKind::kSymbol) {
+      const auto& symbols = *static_cast<const SymbolCode*>(code);
+      const int index = find_symbol(symbols, slot);
+      advance(reader, lane, symbols.frequency[index], symbols.start[index]);
+      q = static_cast<int16_t>(index - 7);
+      escaped |= q == kEscapeSymbol;
+    } else {
+      const auto& digits = *static_cast<const DigitCode*>(code);
+      const int context = q != 0 ? kDigitContext : 0;
+      const int index = find_digit(digits, slot, context);
+      advance(reader, lane, digits.frequency[index], digits.start[index]);
+      const int digit = index - context - 1;
+      q = static_cast<int16_t>(3 * q + (q < 0 ? -digit : digit));
+    }
+  }
+  return escaped;
+}
+
+bool decode_steps(RansReader& reader, std::span<const RansStep> steps) {
+  bool escaped = false;
+  for (const RansStep& step : steps) escaped |= decode_step(reader, step);
+  return escaped;
+}
+
+bool decode_two(RansReader& a, std::span<const RansStep> steps_a, RansReader& b, std::span<const RansStep> steps_b) {
+  const bool first = decode_steps(a, steps_a);
+  const bool second = decode_steps(b, steps_b);
+  return first || second;
+}
+
+uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end) {
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    for (int lane = kLanes - 1; lane >= 0; --lane) {
+      const auto* code = static_cast<const EncodeCode*>(code_of_lane(*step, lane));
+      if (code == nullptr) continue;
+      const int index = step->symbols[lane];
+      const uint32_t frequency = code->frequency[index];
+      const uint32_t bias = static_cast<uint32_t>(code->bias_low[index] | (code->bias_high[index] << 8));
+      const uint32_t start = frequency == 1 ? bias - 255 : bias;
+      uint32_t x = state[lane];
+      // After the step below the state must stay under 2^16: (x / f) * 256 + ... < 2^16 iff x < f * 256.
+      if (x >= frequency << 8) {
+        *--end = static_cast<uint8_t>(x);
+        x >>= 8;
+      }
+      state[lane] = static_cast<uint16_t>(((x / frequency) << 8) + x % frequency + start);
+    }
+  }
+  return end;
+}
+
+void units_of(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units) {
+  for (size_t i = 0; i < components * kLanes; ++i) {
+    const int value = q[i / kLanes][i % kLanes];
+    const int magnitude = std::abs(value);
+    const int shift = magnitude == 0 ? 0 : bias[i / kLanes][std::min(magnitude, 3)];
+    const int unit = 16 * magnitude - shift;
+    units[i] = static_cast<float>(value < 0 ? -unit : unit);
+  }
+}
+
+void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,
+                    const float* mean, float* rows) {
+  for (size_t slot = 0; slot < kLanes; ++slot) {
+    for (size_t d = 0; d < dim; ++d) {
+      float sum = 0;
+      for (size_t k = 0; k < components; ++k) sum = std::fma(units[k * kLanes + slot], weights[k][d], sum);
+      rows[slot * dim + d] = std::fma(sum, scale[slot], mean[d]);
+    }
+  }
+}
+
+void inverse_none(const float* units, size_t dim, const float* scale, const float* mean, float* rows) {
+  for (size_t slot = 0; slot < kLanes; ++slot) {
+    for (size_t d = 0; d < dim; ++d) {
+      rows[slot * dim + d] = std::fma(units[d * kLanes + slot], scale[slot], mean[d]);
+    }
+  }
+}
+
+void hadamard(float* units, size_t dim, size_t block) {
+  for (size_t width = 1; width < block; width *= 2) {
+    for (size_t start = 0; start < dim; start += 2 * width) {
+      for (size_t i = start * kLanes; i < (start + width) * kLanes; ++i) {
+        const float a = units[i];
+        const float b = units[i + width * kLanes];
+        units[i] = a + b;
+        units[i + width * kLanes] = a - b;
+      }
+    }
+  }
+}
+
+void rotate(float* rows, size_t count, size_t stride, size_t pairs, bool adjacent, const float* angles,
+            const uint32_t* index) {
+  const size_t width = adjacent ? 2 * pairs : pairs;
+  for (size_t n = 0; n < count; ++n) {
+    float* row = rows + n * stride;
+    const float* cosine = angles + 2 * width * (index != nullptr ? index[n] : n);
+    const float* sine = cosine + width;
+    for (size_t i = 0; i < pairs; ++i) {
+      const size_t at = adjacent ? 2 * i : i;
+      const size_t partner = adjacent ? 2 * i + 1 : i + pairs;
+      const float a = row[at];
+      const float b = row[partner];
+      row[at] = adjacent ? a * cosine[at] + b * sine[at] : a * cosine[at] - b * sine[at];
+      row[partner] = adjacent ? b * cosine[partner] + a * sine[partner] : a * sine[at] + b * cosine[at];
+    }
+  }
+}
+
+void scale_integers(const int8_t* integers, size_t count, float scale, float* values) {
+  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
+}
+
+void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {
+  for (size_t k = 0; k < count; ++k) {
+    float sum = 0;
+    for (size_t d = 0; d < dim; ++d) sum = std::fma(values[d], columns[d * count + k], sum);
+    components[k] = sum;
+  }
+}
+
+void parents_of(const int32_t* q, size_t count, int32_t* parents) {
+  for (size_t i = 0; i < count; ++i) parents[i] = parent_of(q[i]);
+}
+
+void symbols_of(const int32_t* q, int largest, uint8_t* symbols) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    symbols[lane] = static_cast<uint8_t>(std::abs(int64_t{q[lane]}) <= largest ? q[lane] + 7 : 15);
+  }
+}
+
+void digits_of(const int32_t* q, const int32_t* parents, uint8_t* symbols) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int32_t digit = q[lane] - 3 * parents[lane];
+    const int context = parents[lane] != 0 ? kDigitContext : 0;
+    symbols[lane] = static_cast<uint8_t>(context + 1 + (parents[lane] < 0 ? -digit : digit));
+  }
+}
+
+void to_f16(const float* values, size_t count, uint16_t* halves) {
+  for (size_t i = 0; i < count; ++i) halves[i] = f32_to_f16(values[i]);
+}
+void to_bf16(const float* values, size_t count, uint16_t* halves) {
+  for (size_t i = 0; i < count; ++i) halves[i] = f32_to_bf16(values[i]);
+}
+void from_f16(const uint16_t* halves, size_t count, float* values) {
+  for (size_t i = 0; i < count; ++i) {
+    const float value = f16_to_f32(halves[i]);
+    values[i] = std::isnan(value) ? std::bit_cast<float>(std::bit_cast<uint32_t>(value) | 0x400000u) : value;
+  }
+}
+void from_bf16(const uint16_t* halves, size_t count, float* values) {
+  for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
+}
+
+constexpr Kernels kTable = {"scalar",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+
+}  // namespace
+
+const Kernels& scalar_kernels() { return kTable; }
+
+}  // namespace kvpack

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codec/tile_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "codec/kernels.h"
+#include "codec/quantizer.h"
+#include "codec/reconstruction.h"
+
+namespace kvpack {
+
+void TileRows::open(const TileContext& context, uint32_t level, std::span<const uint8_t> classes,
+                    std::span<const LaneOrder> order, const LowRankFactors& low_rank, const MutableKvView& rows) {
+  const PlaneShape& shape = context.shape;
+  context_ = &context;
+  low_rank_ = &low_rank;
+  rotation_ = context.rope != nullptr ? &cached_rotation(*context.rope, context.positions) : nullptr;
+  order_ = order;
+  out_ = rows;
+  level_ = level;
+  direct_ = low_rank.rank == 0 && !dtype_is_quantized(rows.dtype) && rows.hadamard_block == 0;
+  heads_.resize(shape.kv_heads);
+  units_.resize(size_t{shape.head_dim} * kLanes);
+  run_units_.resize(units_.size());
+  rows_.resize(size_t{shape.head_dim} * kLanes);
+  halves_.resize(rows_.size());
+  if (!direct_) all_rows_.resize(context.positions.size() * shape.channels());
+  mean_.resize(shape.channels());
+  // As many as the file holds, never head_dim x head_dim of a shape that says so.
+  weights_.clear();
+  if (has_matrix(context.parameters.transform)) weights_.resize(classes.size() * shape.head_dim);
+  uint32_t first_component = 0;
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    heads_[head].first_component = first_component;
+    first_component += context.parameters.components(head, shape.head_dim);
+    open_head(head, classes.subspan(heads_[head].first_component, first_component - heads_[head].first_component));
+  }
+}
+
+void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
+  const PlaneParameters& parameters = context_->parameters;
+  const uint32_t dim = context_->shape.head_dim;
+  Head& of = heads_[head];
+  of.step = parameters.step[head] * kThirds[level_] / kUnitsPerStep;
+  for (uint32_t c = head * dim; c < (head + 1) * dim; ++c) mean_[c] = parameters.mean_values[c];
+  of.live.clear();
+  of.bias.clear();
+  of.weights.clear();
+  if (parameters.transform == TransformKind::kHadamard) {
+    of.step *= 1.0f / std::sqrt(static_cast<float>(hadamard_block_of(dim)));
+  }
+  const HeadMatrix* matrix = parameters.matrix(head);
+  for (uint32_t k = 0; k < classes.size(); ++k) {
+    if (matrix == nullptr) {
+      of.live.push_back(k);
+    } else if (classes[k] != kDeadClass) {
+      float* row = &weights_[(size_t{of.first_component} + k) * dim];
+      kernels().scale_integers(&matrix->rows[size_t{k} * dim], dim, matrix->scale[k], row);
+      of.weights.push_back(row);
+      of.live.push_back(k);
+    }
+  }
+}
+
+void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
+  Head& of = heads_[head];
+  of.classes = symbols.group_classes_of(head);
+  of.bias.clear();
+  of.quantized.clear();
+  for (const uint32_t k : of.live) of.quantized.push_back(symbols.values(of.first_component + k));
+  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
+    for (const uint32_t k : of.live) {
+      auto& bias = of.bias.emplace_back();
+      const uint8_t class_byte = symbols.classes()[of.first_component + k];
+      if (class_byte == kDeadClass) continue;
+      const SymbolModel model =
+          symbol_model(class_byte, context_->parameters.scale_offset, of.classes.token_class[run]);
+      std::copy_n(reconstruction_bias(model, static_cast<int>(level_)), 4, bias.begin());
+    }
+  }
+}
+
+// The group's components that are not all zero: at low rates most are, and a matrix's others add nothing. Of the
+// components that are channels none may be left out.
+void TileRows::gather(uint32_t head) {
+  const Head& of = heads_[head];
+  quantized_.clear();
+  weights_now_.clear();
+  chosen_.clear();
+  for (uint32_t i = 0; i < of.live.size(); ++i) {
+    int16_t any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | of.quantized[i][lane]);
+    if (any == 0) continue;
+    weights_now_.push_back(of.weights[i]);
+    quantized_.push_back(of.quantized[i]);
+    chosen_.push_back(i);
+  }
+}
+
+// One pass if all lanes are of one class, else one per class, of which its lanes are kept.
+void TileRows::fill_units(const TileSymbols& symbols, uint32_t head) {
+  Head& of = heads_[head];
+  if (of.live.empty()) {
+    weights_now_.clear();
+    return;
+  }
+  if (of.bias.empty() || of.classes != symbols.group_classes_of(head)) prepare_bias(symbols, head);
+  const bool sparse = !of.weights.empty();
+  if (sparse) gather(head);
+  const std::vector<const int16_t*>& quantized = sparse ? quantized_ : of.quantized;
+  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
+    const std::array<int8_t, 4>* bias = &of.bias[run * of.live.size()];
+    if (sparse) {
+      bias_now_.clear();
+      for (const uint32_t i : chosen_) bias_now_.push_back(bias[i]);
+      bias = bias_now_.data();
+    }
+    float* units = run == 0 ? units_.data() : run_units_.data();
+    kernels().units(quantized.data(), reinterpret_cast<const int8_t(*)[4]>(bias), quantized.size(), units);
+    if (run == 0) continue;
+    const uint32_t lanes = of.classes.runs.mask[run];
+    for (size_t i = 0; i < quantized.size() * kLanes; ++i) {
+      units_[i] = ((lanes >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
+    }
+  }
+}
+
+void TileRows::fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group) {
+  const Head& of = heads_[head];
+  const uint32_t first = group * kLanes;
+  const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
+  weights_now_ = of.weights;
+  for (size_t i = 0; i < of.live.size(); ++i) {
+    const uint32_t component = of.first_component + of.live[i];
+    for (uint32_t lane = 0; lane < lanes; ++lane) {
+      float& unit = units_[i * kLanes + lane];
+      unit = 0;
+      if (tile.class_of[component] == kDeadClass) continue;
+      const SymbolModel model = symbol_model(tile.class_of[component], context_->parameters.scale_offset,
+                                             order_[head].token_class[first + lane]);
+      unit = unit_of(tile.values(component)[first + lane], reconstruction_bias(model, static_cast<int>(level_)));
+    }
+  }
+}
+
+void TileRows::put_group(const TileSymbols& symbols, uint32_t group) {
+  for (uint32_t head = 0; head < heads_.size(); ++head) {
+    fill_units(symbols, head);
+    put_head(head, group);
+  }
+}
+
+void TileRows::put_group(const QuantizedTile& tile, uint32_t group) {
+  for (uint32_t head = 0; head < heads_.size(); ++head) {
+    fill_units(tile, head, group);
+    put_head(head, group);
+  }
+}
+
+void TileRows::put_head(uint32_t head, uint32_t group) {
+  const Head& of = heads_[head];
+  const uint32_t dim = context_->shape.head_dim;
+  const uint32_t first = group * kLanes;
+  const uint32_t lanes = std::min<uint32_t>(kLanes, static_cast<uint32_t>(context_->positions.size()) - first);
+  float scale[kLanes] = {};
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    scale[lane] = step_of_class(of.step, order_[head].token_class[first + lane]);
+  }
+  const float* mean = &mean_[size_t{head} * dim];
+  if (has_matrix(context_->parameters.transform)) {
+    kernels().inverse_matrix(units_.data(), weights_now_.data(), weights_now_.size(), dim, scale, mean, rows_.data());
+  } else {
+    if (context_->parameters.transform == TransformKind::kHadamard) {
+      kernels().hadamard(units_.data(), dim, hadamard_block_of(dim));
+    }
+    kernels().inverse_none(units_.data(), dim, scale, mean, rows_.data());
+  }
+  const std::span<const uint32_t> tokens(&order_[head].token[first], lanes);
+  if (direct_) {
+    if (rotation_ != nullptr) rotation_->redo_some(rows_.data(), lanes, dim, tokens.data());
+    store_rows(head, tokens);
+    return;
+  }
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    std::copy_n(&rows_[size_t{lane} * dim], dim,
+                &all_rows_[size_t{tokens[lane]} * context_->shape.channels() + size_t{head} * dim]);
+  }
+}
+
+// rows_ to out_, rounded.
+void TileRows::store_rows(uint32_t head, std::span<const uint32_t> tokens) {
+  const uint32_t dim = context_->shape.head_dim;
+  const auto convert = out_.dtype == DType::kF16 ? kernels().to_f16 : kernels().to_bf16;
+  const size_t element_bytes = dtype_block_bytes(out_.dtype);
+  const bool wide = out_.dtype == DType::kF32;
+  const bool contiguous = out_.channel_stride == element_bytes;
+  std::byte* first = out_.data + head * out_.head_stride;
+  if (contiguous) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      std::byte* row = first + out_.row_of(tokens[i]) * out_.token_stride;
+      if (wide) {
+        std::memcpy(row, &rows_[i * dim], dim * sizeof(float));
+      } else {
+        // A file's values may begin at an odd byte.
+        const bool aligned = reinterpret_cast<uintptr_t>(row) % alignof(uint16_t) == 0;
+        uint16_t* to = aligned ? reinterpret_cast<uint16_t*>(row) : halves_.data();
+        convert(&rows_[i * dim], dim, to);
+        if (!aligned) std::memcpy(row, to, dim * sizeof(uint16_t));
+      }
+    }
+    return;
+  }
+  if (!wide) convert(rows_.data(), tokens.size() * dim, halves_.data());
+  const auto* source =
+      wide ? reinterpret_cast<const std::byte*>(rows_.data()) : reinterpret_cast<const std::byte*>(halves_.data());
+  // Channel by channel: where a channel's tokens lie side by side (llama.cpp's transposed V), lines are filled whole.
+  std::array<uint64_t, kLanes> at;
+  for (size_t i = 0; i < tokens.size(); ++i) at[i] = out_.row_of(tokens[i]) * out_.token_stride;
+  for (uint32_t d = 0; d < dim; ++d, first += out_.channel_stride) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      if (wide) {
+        std::memcpy(first + at[i], source + (i * dim + d) * 4, 4);
+      } else {
+        std::memcpy(first + at[i], source + (i * dim + d) * 2, 2);
+      }
+    }
+  }
+}
+
+void TileRows::finish() {
+  if (direct_) return;
+  const PlaneShape& shape = context_->shape;
+  add_low_rank(*low_rank_, +1.0f, all_rows_, shape.channels());
+  if (rotation_ != nullptr) rotation_->redo(all_rows_, shape.kv_heads, shape.head_dim);
+  store_values(out_, 0, static_cast<uint32_t>(context_->positions.size()), all_rows_.data());
+}
+
+}  // namespace kvpack

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The coded part of a tile (level_code.h), read group by group: all its levels side by side, so that a group's values
+// stay in the cache from the first bit to the last rounding. Values have 16 bits here; a tile whose values need more
+// (wide) is read by decode_level instead.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "codec/entropy_tables.h"
+#include "codec/level_code.h"
+#include "codec/rans.h"
+
+namespace kvpack {
+
+// Lanes of one head's group by token class, for codes and for steps.
+struct GroupClasses {
+  bool uniform = false;  // 32 lanes of one class, token_class[0]
+  LaneRuns runs;
+  std::array<int8_t, 8> token_class{};
+
+  bool operator==(const GroupClasses& other) const;
+};
+// Of the slots [first, first + 32) as far as they exist.
+GroupClasses group_classes(const LaneOrder& order, uint32_t first);
+
+class TileSymbols {
+ public:
+  // `bodies`: the levels' bodies to decode, level 0 first. Both must outlive the reading of all groups.
+  Status open(std::span<const ByteSpan> bodies, const PlaneParameters& parameters, const PlaneShape& shape,
+              std::span<const LaneOrder> order, uint32_t tokens);
+  // Set when open or decode found values beyond 16 bits: start again with decode_level.
+  bool wide() const { return wide_; }
+  // Fills values() with the slots of group `group`. Groups come in order.
+  Status decode_group(uint32_t group);
+  // The same for two tiles in lockstep. `status[0]` is a's.
+  static std::array<Status, 2> decode_group_of_two(TileSymbols& a, TileSymbols& b, uint32_t group);
+  // Corrupt unless everything was used.
+  Status finish() const;
+
+  uint32_t groups() const { return (tokens_ + kLanes - 1) / kLanes; }
+  // [component over all heads]; dead ones have class byte 0.
+  std::span<const uint8_t> classes() const { return class_of_; }
+  // Of a head's group that was decoded last.
+  const GroupClasses& group_classes_of(uint32_t head) const { return heads_[head]; }
+  // [component][32], zero for dead ones.
+  const int16_t* values(uint32_t component) const { return &values_[size_t{component} * kLanes]; }
+
+ private:
+  static constexpr size_t kTokenClasses = kMaxTokenClass - kMinTokenClass + 1;
+  struct MixedCodes {
+    LaneRuns runs;
+    std::array<const void*, 8> code;
+  };
+  struct Level {
+    bool coded = false;  // some component is alive
+    RansReader rans;
+    std::vector<RansStep> steps;
+  };
+
+  Status read_classes(ByteReader& in, uint32_t level);
+  void prepare_models(uint32_t head, const GroupClasses& group);
+  const SymbolModel& model(uint32_t component, int token_class) const {
+    return models_[size_t{component} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
+  }
+  void prepare_group(uint32_t group);
+  void add_steps(uint32_t level, uint32_t component);
+  void add_digits(uint32_t level, uint32_t component, int k, bool within_level_0);
+  Status patch_escapes();
+
+  const PlaneParameters* parameters_ = nullptr;
+  std::span<const LaneOrder> order_;
+  uint32_t tokens_ = 0;
+  uint32_t levels_ = 0;
+  bool wide_ = false;
+  std::vector<uint32_t> head_of_;     // [component]
+  std::vector<uint32_t> index_of_;    // [component] within its head
+  std::vector<uint8_t> class_of_;     // [component]
+  std::vector<uint8_t> first_level_;  // [component] where it comes to life
+  std::vector<SymbolModel> models_;   // [component][token class], those in use
+  std::vector<uint32_t> head_begin_;  // [head + 1] components
+  std::vector<uint8_t> models_of_;    // [head] bit per token class whose models are there
+  std::vector<GroupClasses> heads_;   // [head] of the current steps
+  std::vector<MixedCodes> mixed_;
+  std::vector<int16_t> values_;  // [component][32]
+  ByteReader escapes_{ByteSpan()};
+  std::array<Level, kMaxLevels> level_;
+};
+
+}  // namespace kvpack

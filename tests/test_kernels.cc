@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every instruction set's kernels against the scalar ones, bit for bit, on random and adversarial input; streams coded
+// by each are decoded by each. KVPACK_TIME_KERNELS=1 prints how fast each is.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "codec/kernels.h"
+
+using namespace kvpack;
+
+namespace {
+
+using Random = std::mt19937;
+
+// Fastest of many runs, in values per second.
+template <typename Body>
+void time_kernel(const Kernels& kernels, const char* what, size_t values, const Body& body) {
+  if (std::getenv("KVPACK_TIME_KERNELS") == nullptr) return;
+  double best = 1e9;
+  for (int run = 0; run < 200; ++run) {
+    const auto begin = std::chrono::steady_clock::now();
+    body();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  fmt::print("{:8} {:16} {:8.0f} million values/s\n", kernels.name, what, static_cast<double>(values) / best / 1e6);
+}
+
+// `count` frequencies that sum to 256, the last not zero; some tables flat, some with one frequency of nearly all.
+std::vector<uint8_t> random_frequencies(Random& random, size_t count, bool all_positive) {
+  std::vector<uint32_t> f(count, all_positive ? 1 : 0);
+  f.back() = 1;
+  uint32_t left = 256;
+  for (const uint32_t n : f) left -= n;
+  const bool steep = random() % 2 == 0;
+  while (left > 0) {
+    const uint32_t take = steep ? 1 + random() % left : 1;
+    const size_t at = random() % count;
+    if (f[at] + take > 255) continue;
+    f[at] += take;
+    left -= take;
+  }
+  return {f.begin(), f.end()};
+}
+
+// A list of steps and the symbols that they code.
+struct Program {
+  std::vector<SymbolCode> symbol_codes;
+  std::vector<DigitCode> digit_codes;
+  std::vector<EncodeCode> encode_codes;  // [step][run]
+  std::vector<std::array<const void*, 8>> decode_pointers, encode_pointers;
+  std::vector<LaneRuns> runs;
+  std::vector<std::array<uint8_t, kLanes>> symbols;
+  std::vector<StepKind> kind;
+  std::vector<size_t> row;                            // [step] which row of values it works on
+  std::vector<std::array<int16_t, kLanes>> expected;  // [row] after all steps
+  std::vector<bool> mixed;
+
+  size_t size() const { return kind.size(); }
+};
+
+LaneRuns random_runs(Random& random) {
+  LaneRuns runs;
+  runs.count = 1 + random() % 8;
+  uint32_t free = random() % 4 == 0 ? static_cast<uint32_t>(random()) : kAllLanes;
+  for (uint32_t run = 0; run < runs.count; ++run) {
+    runs.mask[run] = run + 1 == runs.count ? free : free & static_cast<uint32_t>(random());
+    free &= ~runs.mask[run];
+  }
+  return runs;
+}
+
+int draw(Random& random, const uint8_t* frequency, int count) {
+  uint32_t slot = random() % 256;
+  int index = 0;
+  while (index + 1 < count && slot >= frequency[index]) slot -= frequency[index++];
+  return index;
+}
+
+Program random_program(Random& random, size_t rows) {
+  Program p;
+  for (size_t r = 0; r < rows; ++r) {
+    std::array<int16_t, kLanes> q{};
+    const int digits = static_cast<int>(random() % 4);
+    for (int k = 0; k <= digits; ++k) {
+      LaneRuns runs = random_runs(random);
+      const bool mixed = random() % 3 == 0;
+      if (!mixed) runs = {1, {kAllLanes}};
+      std::array<uint8_t, kLanes> symbols{};
+      p.decode_pointers.emplace_back();
+      p.encode_pointers.emplace_back();
+      for (uint32_t run = 0; run < runs.count; ++run) {
+        std::array<std::vector<uint8_t>, 2> tables;
+        if (k == 0) {
+          tables[0] = random_frequencies(random, 16, false);
+          p.symbol_codes.push_back(make_symbol_code(tables[0].data()));
+          p.encode_codes.push_back(make_encode_code(tables[0].data()));
+        } else {
+          uint8_t frequency[2][3];
+          for (int context = 0; context < 2; ++context) {
+            tables[context] = random_frequencies(random, 3, true);
+            std::copy(tables[context].begin(), tables[context].end(), frequency[context]);
+          }
+          p.digit_codes.push_back(make_digit_code(frequency));
+          p.encode_codes.push_back(make_encode_code(frequency));
+        }
+        for (int lane = 0; lane < kLanes; ++lane) {
+          if (((runs.mask[run] >> lane) & 1u) == 0) continue;
+          int16_t& value = q[static_cast<size_t>(lane)];
+          if (k == 0) {
+            const int index = draw(random, tables[0].data(), 16);
+            symbols[static_cast<size_t>(lane)] = static_cast<uint8_t>(index);
+            value = static_cast<int16_t>(index - 7);
+          } else {
+            const size_t context = value != 0;
+            const int index = draw(random, tables[context].data(), 3);
+            symbols[static_cast<size_t>(lane)] = static_cast<uint8_t>(context * kDigitContext + index);
+            value = static_cast<int16_t>(3 * value + (value < 0 ? 1 - index : index - 1));
+          }
+        }
+      }
+      p.runs.push_back(runs);
+      p.mixed.push_back(mixed);
+      p.symbols.push_back(symbols);
+      p.kind.push_back(k == 0 ? StepKind::kSymbol : StepKind::kDigit);
+      p.row.push_back(r);
+    }
+    p.expected.push_back(q);
+  }
+  size_t symbol = 0, digit = 0, encode = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    for (uint32_t run = 0; run < p.runs[i].count; ++run) {
+      p.decode_pointers[i][run] = p.kind[i] == StepKind::kSymbol ? static_cast<const void*>(&p.symbol_codes[symbol++])
+                                                                 : static_cast<const void*>(&p.digit_codes[digit++]);
+      p.encode_pointers[i][run] = &p.encode_codes[encode++];
+    }
+  }
+  return p;
+}
+
+Bytes encode_program(const Kernels& kernels, const Program& p) {
+  std::vector<RansEncodeStep> steps;
+  for (size_t i = 0; i < p.size(); ++i) {
+    steps.push_back({p.mixed[i] ? static_cast<const void*>(p.encode_pointers[i].data()) : p.encode_pointers[i][0],
+                     p.mixed[i] ? &p.runs[i] : nullptr, p.symbols[i].data()});
+  }
+  uint16_t state[kLanes];
+  std::fill_n(state, kLanes, static_cast<uint16_t>(kRansLow));
+  std::vector<uint8_t> buffer((steps.size() + 1) * kLanes);
+  uint8_t* end = buffer.data() + buffer.size();
+  const uint8_t* first = kernels.encode_steps(state, steps, end);
+  Bytes stream(sizeof state + static_cast<size_t>(end - first));
+  std::memcpy(stream.data(), state, sizeof state);
+  if (end != first) std::memcpy(stream.data() + sizeof state, first, static_cast<size_t>(end - first));
+  return stream;
+}
+
+std::vector<RansStep> decode_steps_of(const Program& p, std::vector<std::array<int16_t, kLanes>>& rows) {
+  std::vector<RansStep> steps;
+  for (size_t i = 0; i < p.size(); ++i) {
+    steps.push_back({p.kind[i],
+                     p.mixed[i] ? static_cast<const void*>(p.decode_pointers[i].data()) : p.decode_pointers[i][0],
+                     p.mixed[i] ? &p.runs[i] : nullptr, rows[p.row[i]].data()});
+  }
+  return steps;
+}
+
+template <typename T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+std::vector<float> random_floats(Random& random, size_t count, double spread = 1) {
+  std::normal_distribution<float> normal(0, static_cast<float>(spread));
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// Bit patterns of every kind: subnormals, infinities, NaNs with payloads, ties.
+std::vector<float> odd_floats(Random& random, size_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) {
+    uint32_t bits = static_cast<uint32_t>(random());
+    if (random() % 2 == 0) bits = (bits & 0x80ffffffu) | (((0x30 + random() % 0x18) & 0xff) << 24);
+    if (random() % 4 == 0) bits &= 0xffffe000u | (random() % 2 == 0 ? 0x1000u : 0u);
+    std::memcpy(&value, &bits, sizeof value);
+  }
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("reciprocals divide exactly") {
+  for (uint32_t frequency = 1; frequency < 256; ++frequency) {
+    uint8_t table[16] = {};
+    table[0] = static_cast<uint8_t>(frequency);
+    table[15] = static_cast<uint8_t>(256 - frequency);
+    const EncodeCode code = make_encode_code(table);
+    const uint32_t reciprocal = static_cast<uint32_t>(code.reciprocal_low[0] | (code.reciprocal_high[0] << 8));
+    const uint32_t bias = static_cast<uint32_t>(code.bias_low[0] | (code.bias_high[0] << 8));
+    uint32_t wrong = 0;
+    for (uint32_t x = 1; x < frequency << 8; ++x) {
+      const uint32_t t = (x * reciprocal) >> 16;
+      const uint32_t v = ((x - t) >> 1) + t;
+      const uint32_t quotient = (2 * v * (uint32_t{code.factor_high[0]} << 8)) >> 16;
+      wrong += 2 * v > 0xffff || x + quotient * (256 - frequency) + bias != ((x / frequency) << 8) + x % frequency;
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("rANS steps: every table codes what every other decodes") {
+  Random random(7);
+  for (int round = 0; round < 40; ++round) {
+    const Program p = random_program(random, 1 + random() % 60);
+    const Program other = random_program(random, 1 + random() % 60);
+    const Bytes stream = encode_program(scalar_kernels(), p);
+    const Bytes other_stream = encode_program(scalar_kernels(), other);
+    bool escapes = false;
+    for (size_t i = 0; i < p.size(); ++i) {
+      for (uint32_t run = 0; run < p.runs[i].count && p.kind[i] == StepKind::kSymbol; ++run) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          escapes |= ((p.runs[i].mask[run] >> lane) & 1u) != 0 && p.symbols[i][static_cast<size_t>(lane)] == 15;
+        }
+      }
+    }
+    for (const Kernels* kernels : runnable_kernels()) {
+      CAPTURE(kernels->name);
+      CHECK(encode_program(*kernels, p) == stream);
+      RansReader reader;
+      REQUIRE(reader.open(stream, kLanes).ok());
+      std::vector<std::array<int16_t, kLanes>> rows(p.expected.size());
+      CHECK(kernels->decode_steps(reader, decode_steps_of(p, rows)) == escapes);
+      CHECK(reader.finish().ok());
+      CHECK(rows == p.expected);
+
+      RansReader a, b;
+      REQUIRE(a.open(stream, kLanes).ok());
+      REQUIRE(b.open(other_stream, kLanes).ok());
+      std::vector<std::array<int16_t, kLanes>> rows_a(p.expected.size()), rows_b(other.expected.size());
+      kernels->decode_two(a, decode_steps_of(p, rows_a), b, decode_steps_of(other, rows_b));
+      CHECK(a.finish().ok());
+      CHECK(b.finish().ok());
+      CHECK(rows_a == p.expected);
+      CHECK(rows_b == other.expected);
+    }
+  }
+}
+
+TEST_CASE("rANS steps on bytes that mean nothing: all tables read the same and stay inside") {
+  Random random(8);
+  for (int round = 0; round < 60; ++round) {
+    const Program p = random_program(random, 1 + random() % 20);
+    Bytes noise(2 * kLanes + random() % 300);
+    for (std::byte& byte : noise) byte = static_cast<std::byte>(random() % (round % 2 == 0 ? 256 : 3));
+    for (int lane = 0; lane < kLanes; ++lane) noise[static_cast<size_t>(2 * lane + 1)] |= std::byte{1};
+    std::vector<std::array<int16_t, kLanes>> expected(p.expected.size());
+    std::string message;
+    for (const Kernels* kernels : runnable_kernels()) {
+      CAPTURE(kernels->name);
+      RansReader reader;
+      REQUIRE(reader.open(noise, kLanes).ok());
+      std::vector<std::array<int16_t, kLanes>> rows(p.expected.size());
+      kernels->decode_steps(reader, decode_steps_of(p, rows));
+      const Status status = reader.finish();
+      const std::string found = status.ok() ? "" : status.error().message;
+      if (kernels == runnable_kernels().front()) {
+        expected = rows;
+        message = found;
+      }
+      CHECK(rows == expected);
+      CHECK(found == message);
+    }
+  }
+}
+
+TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones") {
+  Random random(9);
+  const Kernels& scalar = scalar_kernels();
+  for (const size_t dim : {size_t{64}, size_t{128}, size_t{80}, size_t{7}, size_t{1}, size_t{36}, size_t{256}}) {
+    const size_t components = 1 + random() % dim;
+    std::vector<std::array<int16_t, kLanes>> q(components);
+    std::vector<const int16_t*> rows_of_q;
+    std::vector<std::array<int8_t, 4>> bias(components);
+    for (size_t k = 0; k < components; ++k) {
+      for (int16_t& value : q[k]) {
+        value = static_cast<int16_t>(random() % 8 == 0 ? random() : static_cast<uint32_t>(random() % 9) - 4);
+        if (value == INT16_MIN) value = INT16_MAX;
+      }
+      rows_of_q.push_back(q[k].data());
+      for (int8_t& b : bias[k]) b = static_cast<int8_t>(static_cast<int>(random() % 17) - 8);
+    }
+    const auto* bias_at = reinterpret_cast<const int8_t(*)[4]>(bias.data());
+    const std::vector<float> weights = random_floats(random, components * dim);
+    std::vector<const float*> weight_rows;
+    for (size_t k = 0; k < components; ++k) weight_rows.push_back(&weights[k * dim]);
+    const std::vector<float> scale = random_floats(random, kLanes);
+    const std::vector<float> mean = random_floats(random, dim, 10);
+    const std::vector<float> channel_units = random_floats(random, dim * kLanes, 30);
+    const size_t pairs = dim / 2;
+    const std::vector<float> angles = random_floats(random, 40 * 4 * (pairs + 1));
+    std::vector<uint32_t> index(kLanes);
+    for (uint32_t& i : index) i = random() % 40;
+    const std::vector<float> columns = random_floats(random, dim * components);
+    std::vector<int8_t> integers(dim);
+    for (int8_t& i : integers) i = static_cast<int8_t>(random());
+
+    struct Outcome {
+      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled, forward;
+    };
+    const auto run = [&](const Kernels& k) {
+      Outcome out;
+      out.units.resize(components * kLanes);
+      k.units(rows_of_q.data(), bias_at, components, out.units.data());
+      out.matrix.resize(dim * kLanes);
+      k.inverse_matrix(out.units.data(), weight_rows.data(), components, dim, scale.data(), mean.data(),
+                       out.matrix.data());
+      out.none.resize(dim * kLanes);
+      k.inverse_none(channel_units.data(), dim, scale.data(), mean.data(), out.none.data());
+      out.hadamard = channel_units;
+      k.hadamard(out.hadamard.data(), dim, dim & (~dim + 1));
+      out.norm = out.neox = out.matrix;
+      k.rotate(out.norm.data(), kLanes, dim, pairs, true, angles.data(), index.data());
+      k.rotate(out.neox.data(), kLanes, dim, pairs, false, angles.data(), nullptr);
+      out.scaled.resize(dim);
+      out.forward.resize(components);
+      k.forward(mean.data(), columns.data(), dim, components, out.forward.data());
+      k.scale_integers(integers.data(), dim, scale[0], out.scaled.data());
+      return out;
+    };
+    // The sums that the decoder's definition gives (tile_rows.h), apart from any kernel.
+    const Outcome expected = run(scalar);
+    for (size_t slot = 0; slot < kLanes; ++slot) {
+      double sum = 0;
+      for (size_t k = 0; k < components; ++k)
+        sum += double{expected.units[k * kLanes + slot]} * double{weights[k * dim]};
+      CHECK(std::fabs(sum * double{scale[slot]} + double{mean[0]} - double{expected.matrix[slot * dim]}) <=
+            1e-5 * (1 + std::fabs(sum)) + 10);
+    }
+    for (const Kernels* kernels : runnable_kernels()) {
+      CAPTURE(kernels->name);
+      CAPTURE(dim);
+      const Outcome found = run(*kernels);
+      CHECK(same_bits(found.units, expected.units));
+      CHECK(same_bits(found.matrix, expected.matrix));
+      CHECK(same_bits(found.none, expected.none));
+      CHECK(same_bits(found.hadamard, expected.hadamard));
+      CHECK(same_bits(found.norm, expected.norm));
+      CHECK(same_bits(found.neox, expected.neox));
+      CHECK(same_bits(found.scaled, expected.scaled));
+      CHECK(same_bits(found.forward, expected.forward));
+    }
+  }
+}
+
+TEST_CASE("halves: rounding and widening equal the scalar ones, every f16 included") {
+  Random random(10);
+  std::vector<uint16_t> all(65536 + 5);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i);
+  std::vector<float> values = odd_floats(random, 100003);
+  for (uint32_t i = 0; i < 60; ++i) values[i] = std::ldexp(1.0f, static_cast<int>(i) - 40);
+  const auto run = [&](const Kernels& k) {
+    std::pair<std::vector<uint16_t>, std::vector<float>> out{std::vector<uint16_t>(2 * values.size()),
+                                                             std::vector<float>(2 * all.size())};
+    k.to_f16(values.data(), values.size(), out.first.data());
+    k.to_bf16(values.data(), values.size(), out.first.data() + values.size());
+    k.from_f16(all.data(), all.size(), out.second.data());
+    k.from_bf16(all.data(), all.size(), out.second.data() + all.size());
+    return out;
+  };
+  const auto expected = run(scalar_kernels());
+  for (const Kernels* kernels : runnable_kernels()) {
+    CAPTURE(kernels->name);
+    const auto found = run(*kernels);
+    CHECK(same_bits(found.first, expected.first));
+    CHECK(same_bits(found.second, expected.second));
+  }
+}
+
+TEST_CASE("encoder's integers: parents, symbols, digits") {
+  Random random(11);
+  std::vector<int32_t> q(4 * kLanes);
+  for (size_t i = 0; i < q.size(); ++i) {
+    q[i] = static_cast<int32_t>(random() % 40) - 20;
+    if (i % 7 == 0) q[i] = static_cast<int32_t>(random() % (1u << 31)) - (1 << 30);
+  }
+  q[0] = 1 << 30;
+  q[1] = -(1 << 30);
+  for (const Kernels* kernels : runnable_kernels()) {
+    CAPTURE(kernels->name);
+    std::vector<int32_t> parents(q.size());
+    kernels->parents(q.data(), q.size(), parents.data());
+    for (size_t i = 0; i < q.size(); ++i) {
+      CHECK(std::abs(int64_t{q[i]} - 3 * int64_t{parents[i]}) <= 1);
+    }
+    for (size_t first = 0; first < q.size(); first += kLanes) {
+      for (const int largest : {0, 1, 5, 7}) {
+        std::array<uint8_t, kLanes> symbols, digits;
+        kernels->symbols(&q[first], largest, symbols.data());
+        kernels->digits(&q[first], &parents[first], digits.data());
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+          const int32_t value = q[first + lane];
+          const int32_t parent = parents[first + lane];
+          CHECK(symbols[lane] == (value >= -largest && value <= largest ? value + 7 : 15));
+          const int32_t digit = value - 3 * parent;
+          CHECK(digits[lane] == (parent == 0 ? 1 + digit : kDigitContext + 1 + (parent < 0 ? -digit : digit)));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("kernels' speed") {
+  Random random(12);
+  constexpr size_t kRows = 1024;
+  constexpr size_t kDim = 64;
+  const uint8_t frequency[16] = {1, 1, 1, 2, 5, 18, 56, 85, 56, 18, 5, 2, 1, 1, 1, 3};
+  const SymbolCode symbol_code = make_symbol_code(frequency);
+  const EncodeCode encode_code = make_encode_code(frequency);
+  std::vector<std::array<uint8_t, kLanes>> symbols(kRows);
+  std::vector<RansEncodeStep> encode;
+  for (auto& row : symbols) {
+    for (uint8_t& symbol : row) symbol = static_cast<uint8_t>(draw(random, frequency, 15));
+    encode.push_back({&encode_code, nullptr, row.data()});
+  }
+  std::vector<uint8_t> buffer((kRows + 1) * kLanes);
+  const std::vector<float> weights = random_floats(random, kDim * kDim);
+  std::vector<const float*> weight_rows;
+  for (size_t k = 0; k < kDim; ++k) weight_rows.push_back(&weights[k * kDim]);
+  const std::vector<float> units = random_floats(random, kDim * kLanes);
+  std::vector<float> rows(kDim * kLanes);
+  std::vector<uint16_t> halves(rows.size());
+  for (const Kernels* kernels : runnable_kernels()) {
+    uint16_t state[kLanes];
+    const uint8_t* first = nullptr;
+    const auto code = [&] {
+      std::fill_n(state, kLanes, static_cast<uint16_t>(kRansLow));
+      first = kernels->encode_steps(state, encode, buffer.data() + buffer.size());
+    };
+    code();
+    time_kernel(*kernels, "rANS encode", kRows * kLanes, code);
+    Bytes stream(sizeof state);
+    std::memcpy(stream.data(), state, sizeof state);
+    const auto* bytes = reinterpret_cast<const std::byte*>(first);
+    stream.insert(stream.end(), bytes, reinterpret_cast<const std::byte*>(buffer.data() + buffer.size()));
+    std::vector<std::array<int16_t, kLanes>> q(2 * kRows);
+    std::vector<RansStep> a, b;
+    for (size_t i = 0; i < kRows; ++i) {
+      a.push_back({StepKind::kSymbol, &symbol_code, nullptr, q[i].data()});
+      b.push_back({StepKind::kSymbol, &symbol_code, nullptr, q[kRows + i].data()});
+    }
+    const auto decode = [&] {
+      RansReader x, y;
+      REQUIRE(x.open(stream, kLanes).ok());
+      REQUIRE(y.open(stream, kLanes).ok());
+      kernels->decode_two(x, a, y, b);
+      REQUIRE(x.finish().ok());
+      REQUIRE(y.finish().ok());
+    };
+    decode();
+    CHECK(q[5][3] == symbols[5][3] - 7);
+    time_kernel(*kernels, "rANS decode", 2 * kRows * kLanes, decode);
+    time_kernel(*kernels, "matrix 64 x 64", kDim * kLanes, [&] {
+      kernels->inverse_matrix(units.data(), weight_rows.data(), kDim, kDim, units.data(), weights.data(), rows.data());
+    });
+    time_kernel(*kernels, "no transform", kDim * kLanes,
+                [&] { kernels->inverse_none(units.data(), kDim, units.data(), weights.data(), rows.data()); });
+    time_kernel(*kernels, "f32 to f16", rows.size(), [&] { kernels->to_f16(rows.data(), rows.size(), halves.data()); });
+  }
+}
