@@ -181,6 +181,7 @@ void ArchiveEncoder::set_token_classes() {
 
 std::vector<int8_t> ArchiveEncoder::classes_of_tile(uint32_t plane, const ChunkShape& chunk) const {
   std::vector<int8_t> classes;
+  if (classes_.empty()) return classes;  // lossless
   const std::vector<int8_t>& all = classes_[plane];
   const uint32_t tokens = file_.tensor.planes[plane].view.tokens;
   for (size_t first = chunk.first_token; first < all.size(); first += tokens) {

@@ -29,8 +29,6 @@ extern const uint8_t kSymbolFrequencies[kShapes][kSymbolScales][16];
 // Digits r = -1, 0, 1 by [shape][scale of the finer step][parent is not zero][r + 1]. With a parent that is not zero, r
 // is folded by the parent's sign: index 0 is the digit toward zero.
 extern const uint8_t kDigitFrequencies[kShapes][kDigitScales][2][3];
-// Where q lies in its interval, by [shape][scale of the step][min(|q|, 3)], see reconstruction.h.
-extern const int8_t kReconstructionBias[kShapes][kDigitScales][4];
 
 inline int shape_of_class(uint8_t class_byte) { return (class_byte - 1) & 1; }
 inline int scale_of_class(uint8_t class_byte) { return (class_byte - 1) >> 1; }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a quantized value lies in its interval: q stands for 16 q - sign(q) bias[min(|q|, 3)] units of step / 16:
-// half the way from the interval's middle to where the model's distribution has its centroid.
+// Where a quantized value lies in its interval: q stands for 16 q - sign(q) bias[min(|q|, 3)] units of step / 16.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,10 @@ inline constexpr float kUnitsPerStep = 16;
 
 // The bias of a model's values at `level`.
 inline const int8_t (&reconstruction_bias(const SymbolModel& model, int level))[4] {
-  return kReconstructionBias[model.shape][model.digit_scale(model.depth + level)];
+  static constexpr int8_t kMidpoints[4] = {0, 0, 0, 0};
+  (void)model;
+  (void)level;
+  return kMidpoints;
 }
 
 // Of values beyond 16 bits; the same as the kernels' within. Exact below 2^20.
