@@ -55,7 +55,8 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
       ->type_name(kFileType);
   auto* quality = add_choice(verb, "--quality", arguments.quality, {"lossless", "high", "medium", "low"},
                              "how close to the input to stay (default: medium)");
-  auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0, "aim at this many bits per value");
+  auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0,
+                                "aim at this many bits per value, all bytes counted");
   auto* ratio = add_number_above(verb, "--ratio", arguments.ratio, 0, "aim at this compression ratio");
   auto* error = add_number_above(verb, "--max-error", arguments.max_error, 0, "no value further off than this");
   for (CLI::Option* target : {bits, ratio, error}) {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the program's exit status means. The README and kvpack.1 document these numbers; they do not change.
+// What the program's exit status means. The README documents these numbers; they do not change.
 #pragma once
+
+#include <span>
+#include <string_view>
 
 #include "formats/result.h"
 
@@ -20,5 +23,12 @@ enum ExitCode : int {
 };
 
 ExitCode exit_code_of(ErrorKind kind);
+
+// For people: the table of the manual page.
+struct ExitMeaning {
+  std::string_view codes;
+  std::string_view meaning;
+};
+std::span<const ExitMeaning> exit_meanings();
 
 }  // namespace kvpack::cli

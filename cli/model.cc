@@ -9,7 +9,7 @@
 namespace kvpack::cli {
 
 void declare_model(CLI::App& verb, ModelArguments& arguments) {
-  verb.add_option("FILE", arguments.input, "model: .gguf, a transformers config.json, or kvpack's model.json")
+  verb.add_option("MODEL", arguments.input, ".gguf, a transformers config.json, or kvpack's model.json")
       ->type_name(kFileType)
       ->required();
   verb.add_option("-o,--output", arguments.output, "file to write (default: standard output)")->type_name(kFileType);

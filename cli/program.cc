@@ -13,6 +13,7 @@
 #include "cli/encode.h"
 #include "cli/exit_code.h"
 #include "cli/inspect.h"
+#include "cli/man_page.h"
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
 #include "cli/option_types.h"
@@ -42,6 +43,7 @@ struct CommandLine {
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
+  bool help_as_man_page = false;
   std::vector<Verb> verbs;
 };
 
@@ -54,14 +56,20 @@ void add_verb(CommandLine& line, const char* name, const char* description, Argu
   line.verbs.push_back({verb, [&arguments, run](Console& console) { return run(arguments, console); }});
 }
 
+std::string help_of(const CLI::App& verb) { return verb.help("kvpack"); }
+
 Result<int> run_help(const CommandLine& line, const Console& console) {
+  if (line.help_as_man_page) {
+    console.print(man_page(line.app, version_line()));
+    return kExitOk;
+  }
   if (line.help_topic.empty()) {
     console.print(line.app.help());
     return kExitOk;
   }
   for (const Verb& verb : line.verbs) {
     if (!verb.app->check_name(line.help_topic)) continue;
-    console.print(verb.app->help());
+    console.print(help_of(*verb.app));
     return kExitOk;
   }
   return with_hint(invalid_argument("no verb '" + line.help_topic + "'"), suggested_verb(line.app, line.help_topic));
@@ -73,12 +81,12 @@ void declare_program(CommandLine& line) {
   line.app.add_flag("-q,--quiet", line.quiet, "print errors only");
   add_choice(line.app, "--color", line.color, {"auto", "always", "never"}, "colours (default: auto)");
   line.app.require_subcommand(1);
-  line.app.footer(
-      "Examples:\n"
-      "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
-      "  kvpack inspect ctx.kvp\n"
-      "  kvpack decode ctx.kvp -o slot.bin\n\n"
-      "`kvpack VERB --help` tells more; so does `man kvpack`, with all exit codes.");
+  const auto formatter = line.app.get_formatter();  // the verbs share it
+  formatter->label("SUBCOMMAND", "VERB");
+  formatter->label("Subcommands", "Verbs");
+  formatter->label("Positionals", "Arguments");
+  formatter->label("REQUIRED", "(required)");
+  formatter->label("Excludes", "not with");
 
   add_verb(line, "encode", "compress a KV file into an archive", line.encode, declare_encode, run_encode);
   add_verb(line, "decode", "turn an archive back into a KV file", line.decode, declare_decode, run_decode);
@@ -91,8 +99,21 @@ void declare_program(CommandLine& line) {
   line.completion.program = &line.app;
 
   CLI::App* help = line.app.add_subcommand("help", "show help, of a verb if one is named");
-  help->add_option("VERB", line.help_topic, "the verb")->type_name("VERB");
+  help->add_option("VERB", line.help_topic, "the verb")->type_name("");
+  help->add_flag("--man", line.help_as_man_page, "print the manual page, as `man` reads it");
+  help->footer(
+      "Examples:\n"
+      "  kvpack help encode\n"
+      "  kvpack help --man | man -l -");
   line.verbs.push_back({help, [&line](Console& console) { return run_help(line, console); }});
+
+  // After the verbs, which would inherit it.
+  line.app.footer(
+      "Examples:\n"
+      "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
+      "  kvpack inspect ctx.kvp\n"
+      "  kvpack decode ctx.kvp -o slot.bin\n\n"
+      "`kvpack VERB --help` tells more; so does `man kvpack`, with all exit codes.");
 }
 
 int finish(const Result<int>& outcome, const Console& console) {
@@ -119,11 +140,13 @@ int finish_parse(const CommandLine& line, const CLI::ParseError& problem, const 
     return finish(int{kExitOk}, console);
   }
   if (problem.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-    console.print(about.help());
+    console.print(parsed.empty() ? about.help() : help_of(about));
     return finish(int{kExitOk}, console);
   }
   const std::string usage = parsed.empty() ? "kvpack --help" : "kvpack " + about.get_name() + " --help";
-  return finish(with_hint(invalid_argument(problem.what()), "see `" + usage + "`"), console);
+  const bool lacks_verb = parsed.empty() && problem.get_name() == "RequiredError";
+  const std::string what = lacks_verb ? "no verb is given" : problem.what();
+  return finish(with_hint(invalid_argument(what), "see `" + usage + "`"), console);
 }
 
 ColorChoice color_choice(const std::string& name) {

@@ -43,6 +43,10 @@ std::string version_line() { return "kvpack " KVPACK_VERSION; }
 
 void declare_version(CLI::App& verb, VersionArguments& arguments) {
   verb.add_flag("--json", arguments.json, "print as JSON");
+  verb.footer(
+      "Examples:\n"
+      "  kvpack version\n"
+      "  kvpack version --json | jq -r .format_version");
 }
 
 Result<int> run_version(const VersionArguments& arguments, Console& console) {
