@@ -39,24 +39,61 @@ const DTypeFacts& facts_of(DType dtype) {
   return kDTypes[0];
 }
 
-float load_one(const std::byte* at, DType dtype) {
-  if (dtype == DType::kF32) {
+template <DType kType>
+float load_one(const std::byte* at) {
+  if constexpr (kType == DType::kF32) {
     float value;
     std::memcpy(&value, at, sizeof value);
     return value;
+  } else {
+    uint16_t half;
+    std::memcpy(&half, at, sizeof half);
+    return kType == DType::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
   }
-  uint16_t half;
-  std::memcpy(&half, at, sizeof half);
-  return dtype == DType::kF16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
-void store_one(std::byte* at, DType dtype, float value) {
-  if (dtype == DType::kF32) {
+template <DType kType>
+void store_one(std::byte* at, float value) {
+  if constexpr (kType == DType::kF32) {
     std::memcpy(at, &value, sizeof value);
-    return;
+  } else {
+    const uint16_t half = kType == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
+    std::memcpy(at, &half, sizeof half);
   }
-  const uint16_t half = dtype == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
-  std::memcpy(at, &half, sizeof half);
+}
+
+// Elements `stride` bytes apart. The loop over neighbours stands alone, so that it can do many at once.
+template <DType kType>
+void load_channels(const std::byte* from, uint64_t stride, uint32_t count, float* out) {
+  constexpr uint64_t kBytes = kType == DType::kF32 ? 4 : 2;
+  if (stride == kBytes) {
+    for (uint32_t d = 0; d < count; ++d) out[d] = load_one<kType>(from + d * kBytes);
+  } else {
+    for (uint32_t d = 0; d < count; ++d) out[d] = load_one<kType>(from + d * stride);
+  }
+}
+
+template <DType kType>
+void store_channels(std::byte* to, uint64_t stride, uint32_t count, const float* values) {
+  constexpr uint64_t kBytes = kType == DType::kF32 ? 4 : 2;
+  if (stride == kBytes) {
+    for (uint32_t d = 0; d < count; ++d) store_one<kType>(to + d * kBytes, values[d]);
+  } else {
+    for (uint32_t d = 0; d < count; ++d) store_one<kType>(to + d * stride, values[d]);
+  }
+}
+
+// Calls body.template operator()<type>() for a type that is not quantized.
+template <typename Body>
+void with_dtype(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kF32:
+      return body.template operator()<DType::kF32>();
+    case DType::kF16:
+      return body.template operator()<DType::kF16>();
+    default:
+      return body.template operator()<DType::kBf16>();
+  }
 }
 
 }  // namespace
@@ -89,13 +126,12 @@ void load_values(const KvView& view, uint32_t first, uint32_t count, float* out)
     if (dtype_is_quantized(view.dtype)) {
       dequantize_blocks(view.dtype, row, channels, out);
     } else {
-      float* at = out;
-      for (uint32_t head = 0; head < view.kv_heads; ++head) {
-        const std::byte* channel = row + head * view.head_stride;
-        for (uint32_t d = 0; d < view.head_dim; ++d, channel += view.channel_stride) {
-          *at++ = load_one(channel, view.dtype);
+      with_dtype(view.dtype, [&]<DType kType>() {
+        for (uint32_t head = 0; head < view.kv_heads; ++head) {
+          load_channels<kType>(row + head * view.head_stride, view.channel_stride, view.head_dim,
+                               out + size_t{head} * view.head_dim);
         }
-      }
+      });
     }
     if (view.hadamard_block > 0) rotate_hadamard(out, channels, view.hadamard_block);
   }
@@ -116,12 +152,12 @@ void store_values(const MutableKvView& view, uint32_t first, uint32_t count, con
       quantize_blocks(view.dtype, from, channels, row);
       continue;
     }
-    for (uint32_t head = 0; head < view.kv_heads; ++head) {
-      std::byte* channel = row + head * view.head_stride;
-      for (uint32_t d = 0; d < view.head_dim; ++d, channel += view.channel_stride) {
-        store_one(channel, view.dtype, *from++);
+    with_dtype(view.dtype, [&]<DType kType>() {
+      for (uint32_t head = 0; head < view.kv_heads; ++head) {
+        store_channels<kType>(row + head * view.head_stride, view.channel_stride, view.head_dim,
+                              from + size_t{head} * view.head_dim);
       }
-    }
+    });
   }
 }
 

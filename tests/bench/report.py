@@ -30,7 +30,7 @@ def load(path):
 def print_table(results):
     print("| benchmark | " + " | ".join(results) + " | bits |")
     print("|---|" + "---|" * (len(results) + 1))
-    for name in next(iter(results.values())):
+    for name in dict.fromkeys(name for runs in results.values() for name in runs):
         cells, bits = [], ""
         for runs in results.values():
             run = runs.get(name, {})
