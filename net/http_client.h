@@ -70,6 +70,7 @@ struct HttpRequest {
   std::string method = "GET";
   std::string url;                   // http(s)
   std::vector<std::string> headers;  // "Name: value"; may go to another host, unlike HttpOptions::headers
+  bool with_credentials = true;      // false: `url` is not on the host that HttpOptions' credentials are for
   // The body of a PUT or POST; must stay valid until on_done. No body at all unless `has_body`.
   ByteSpan body;
   bool has_body = false;
@@ -101,7 +102,7 @@ struct HttpCounters {
 
 class HttpClient {
  public:
-  // Errors: invalid_argument (headers with line breaks, no certificates where CURL_CA_BUNDLE points), network.
+  // Errors: invalid_argument for what is no header, and for line breaks in headers or credentials.
   static Result<std::unique_ptr<HttpClient>> create(HttpOptions options);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;

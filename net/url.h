@@ -23,6 +23,10 @@ struct Url {
 // here is what is connected to.
 Result<Url> parse_url(const std::string& url);
 
+// Whether a redirect may be followed. Errors: network for https to http.
+Status check_redirect(const Url& from, const Url& to);
+bool is_same_host(const Url& a, const Url& b);  // scheme and port too
+
 // "https://host:port", the port only where it is not the scheme's own.
 std::string origin_of(const Url& url);
 // The URL without its query (a presigned URL's is a password) and without control characters, for messages.
