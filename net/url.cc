@@ -2,6 +2,7 @@
 #include "net/url.h"
 
 #include <algorithm>
+#include <charconv>
 
 namespace kvpack {
 namespace {
@@ -59,6 +60,23 @@ std::string percent_encode(std::string_view text, bool keep_slash) {
     }
   }
   return encoded;
+}
+
+std::optional<std::string> percent_decode(std::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      decoded += text[i];
+      continue;
+    }
+    unsigned byte = 0;
+    if (i + 2 >= text.size()) return std::nullopt;
+    const char* end = text.data() + i + 3;
+    if (std::from_chars(text.data() + i + 1, end, byte, 16).ptr != end) return std::nullopt;
+    decoded += static_cast<char>(byte);
+    i += 2;
+  }
+  return decoded;
 }
 
 bool is_http_url(std::string_view location) {

@@ -2,6 +2,7 @@
 // URLs: parts, percent-encoding (RFC 3986), where a redirect may lead, and what of them may be printed.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,8 @@ std::string printable_url(std::string_view url);
 
 // Unreserved characters (RFC 3986, 2.3) stay, all others become %XX; '/' stays if `keep_slash`.
 std::string percent_encode(std::string_view text, bool keep_slash = false);
+// The reverse; nullopt for a '%' without two hexadecimal digits.
+std::optional<std::string> percent_decode(std::string_view text);
 
 // Whether `location` begins with "http://" or "https://" / "s3://" / "file://" (any case).
 bool is_http_url(std::string_view location);
