@@ -102,6 +102,7 @@ struct Exchange {
   HttpTiming timing;
   char error_text[CURL_ERROR_SIZE] = {};
 
+  uint64_t body_bytes() const { return request.read_body ? request.body_bytes : request.body.size(); }
   uint64_t moved_bytes() const { return parser.bytes() + received_bytes + sent_bytes; }
   Status add_header_line(std::string_view line);
   Status add_body(ByteSpan bytes);
@@ -152,8 +153,16 @@ size_t on_write(char* data, size_t, size_t count, void* exchange) {
 
 size_t on_read(char* data, size_t, size_t count, void* exchange) {
   auto& self = *static_cast<Exchange*>(exchange);
-  const size_t part = std::min<size_t>(count, self.request.body.size() - self.sent_bytes);
-  if (part > 0) std::memcpy(data, self.request.body.data() + self.sent_bytes, part);
+  const size_t part = std::min<uint64_t>(count, self.body_bytes() - self.sent_bytes);
+  if (part > 0 && self.request.read_body) {
+    Status status = self.request.read_body(self.sent_bytes, {reinterpret_cast<std::byte*>(data), part});
+    if (!status.ok()) {
+      self.refusal = std::move(status);
+      return CURL_READFUNC_ABORT;
+    }
+  } else if (part > 0) {
+    std::memcpy(data, self.request.body.data() + self.sent_bytes, part);
+  }
   self.sent_bytes += part;
   return part;
 }
@@ -161,7 +170,7 @@ size_t on_read(char* data, size_t, size_t count, void* exchange) {
 // libcurl rewinds when a kept connection turns out to be dead.
 int on_seek(void* exchange, curl_off_t offset, int origin) {
   auto& self = *static_cast<Exchange*>(exchange);
-  if (origin != SEEK_SET || offset < 0 || static_cast<uint64_t>(offset) > self.request.body.size()) {
+  if (origin != SEEK_SET || offset < 0 || static_cast<uint64_t>(offset) > self.body_bytes()) {
     return CURL_SEEKFUNC_FAIL;
   }
   self.sent_bytes = static_cast<uint64_t>(offset);
@@ -216,7 +225,7 @@ void set_method(CURL* easy, Exchange& exchange) {
   const HttpRequest& request = exchange.request;
   if (request.has_body) {
     curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
-    curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
+    curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(exchange.body_bytes()));
     curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_read);
     curl_easy_setopt(easy, CURLOPT_READDATA, &exchange);
     curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek);

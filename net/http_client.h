@@ -74,6 +74,9 @@ struct HttpRequest {
   // The body of a PUT or POST; must stay valid until on_done. No body at all unless `has_body`.
   ByteSpan body;
   bool has_body = false;
+  // Instead of `body`, for what is too large for memory: fills `out` from `offset` of a body of `body_bytes`.
+  std::function<Status(uint64_t offset, MutableByteSpan out)> read_body;
+  uint64_t body_bytes = 0;
 
   // Called just before each request is sent, redirects included as long as the host is the same; adds headers such as
   // a signature to `headers`.
