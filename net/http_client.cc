@@ -563,7 +563,10 @@ Result<HttpResponse> exchange(HttpClient& client, HttpRequest request, uint64_t 
     response.body += as_text(bytes);
     return {};
   };
-  request.on_done = [&](const HttpResult& result) { ended = result; };
+  request.on_done = [&, inner = std::move(request.on_done)](const HttpResult& result) {
+    ended = result;
+    if (inner) inner(result);
+  };
   client.start(std::move(request));
   while (!ended) client.poll(kNever);
   if (!ended->status.ok()) return ended->status.error();
