@@ -124,6 +124,11 @@ Status ArchiveServer::Implementation::bind() {
   server_.set_write_timeout(30);
   server_.set_payload_max_length(4096);  // there is nothing to upload
   server_.set_tcp_nodelay(true);
+  // Instead of httplib's SO_REUSEPORT, with which two servers would share a port unnoticed.
+  server_.set_socket_options([](socket_t socket) {
+    const int on = 1;
+    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  });
   server_.Get(".*", [this](const auto& request, auto& response) { answer(request, response); });
   server_.set_logger([this](const auto&, const auto& response) { metrics_.count(response.status); });
   server_.set_exception_handler([](const auto&, auto& response, const std::exception_ptr&) { response.status = 500; });
