@@ -174,10 +174,10 @@ Result<int> run_inspect(const InspectArguments& arguments, Console& console) {
   const auto summary = summarize_archive(reader, arguments.layers || arguments.json);
   if (!summary.ok()) return about_file(summary.error(), arguments.input);
   if (arguments.json) {
-    console.print_json(json_of(arguments.input, reader, *summary));
+    console.print_json(json_of(shown_name(arguments.input), reader, *summary));
     return kExitOk;
   }
-  console.print(console.bold(printable(arguments.input == "-" ? "standard input" : arguments.input)) + "\n");
+  console.print(console.bold(printable(shown_name(arguments.input))) + "\n");
   print_fields(console, identity_fields(reader, *summary));
   console.print("\n");
   print_levels(*summary, console);

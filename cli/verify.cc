@@ -64,14 +64,15 @@ Result<int> run_verify(const VerifyArguments& arguments, Console& console) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const std::string& path : arguments.inputs) {
     const auto checked = verify_archive(path, arguments.fast, net, console);
-    nlohmann::ordered_json found = {{"path", path}, {"ok", checked.ok()}};
+    nlohmann::ordered_json found = {{"path", shown_name(path)}, {"ok", checked.ok()}};
     if (checked.ok()) {
       found["bytes"] = checked->bytes;
       found["tiles"] = checked->tiles;
       found["decoded"] = !arguments.fast;
       if (!arguments.json && !console.quiet()) {
-        console.print(fmt::format("{}: ok, {} bytes, {} tiles {}\n", printable(path), grouped(checked->bytes),
-                                  grouped(checked->tiles), arguments.fast ? "(not decoded)" : "decoded"));
+        console.print(fmt::format("{}: ok, {} bytes, {} tiles {}\n", printable(shown_name(path)),
+                                  grouped(checked->bytes), grouped(checked->tiles),
+                                  arguments.fast ? "(not decoded)" : "decoded"));
       }
     } else {
       const Error error = about_file(checked.error(), path);

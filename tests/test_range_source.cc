@@ -155,6 +155,24 @@ TEST_CASE("a consumer's error ends its range and no other, as it is") {
   CHECK(server.requests() == 3);
 }
 
+TEST_CASE("a presigned URL is asked for as it is, and its query shows in no message") {
+  const std::string body = random_text(100'000);
+  ScriptedServer server(serving(body));
+  const std::string target =
+      "/b/a%20b%2Bc.kvp?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2F1&X-Amz-Signature=5ec";
+  auto source = open_range_source(server.url(target), quick_options());
+  REQUIRE(source.ok());
+  CHECK(server.log()[0].target == target);
+  CHECK(server.log()[0].header("authorization").empty());
+  CHECK((*source)->name() == server.url("/b/a%20b%2Bc.kvp"));
+  ScriptedServer refusing([](const ScriptedRequest&, ScriptedServer::Connection& connection) {
+    connection.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+  });
+  const auto refused = open_range_source(refusing.url(target), quick_options());
+  REQUIRE(!refused.ok());
+  CHECK(refused.error().message.find("X-Amz") == std::string::npos);
+}
+
 TEST_CASE("wake() ends a poll() in another thread") {
   ScriptedServer server([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
     if (request.number == 0) return answer_right(request, connection, std::string(100'000, 'x'));
