@@ -61,11 +61,11 @@ inline NetTime in_seconds(double seconds) {
   return NetClock::now() + std::chrono::duration_cast<NetClock::duration>(std::chrono::duration<double>(seconds));
 }
 
-// Fails the test if what it guards takes longer.
+// Fails the test if what it guards takes longer than that, thrice over for a busy machine.
 class TimeLimit {
  public:
   explicit TimeLimit(double seconds) : seconds_(seconds), start_(NetClock::now()) {}
-  ~TimeLimit() { CHECK(std::chrono::duration<double>(NetClock::now() - start_).count() < seconds_); }
+  ~TimeLimit() { CHECK(std::chrono::duration<double>(NetClock::now() - start_).count() < 3 * seconds_); }
 
  private:
   double seconds_;

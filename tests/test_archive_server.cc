@@ -171,9 +171,16 @@ TEST_CASE("serve: listings and metrics") {
   CHECK(json.body.find("\"bytes\": 5") != std::string::npos);
   CHECK(served.get("/sub").body == served.get("/sub/").body);  // redirected
   served.get("/none");
-  const std::string metrics = served.get("/metrics").body;
-  CHECK(metrics.find("kvpack_http_requests_total{code=\"404\"} 1\n") != std::string::npos);
-  CHECK(metrics.find("kvpack_sent_bytes_total 5\n") != std::string::npos);
+  // An answer is counted after it has been sent.
+  const auto shows = [&served](const char* line) {
+    for (int i = 0; i < 500; ++i) {
+      if (served.get("/metrics").body.find(line) != std::string::npos) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  };
+  CHECK(shows("kvpack_http_requests_total{code=\"404\"} 1\n"));
+  CHECK(shows("kvpack_sent_bytes_total 5\n"));
 }
 
 TEST_CASE("serve: with a token, everything asks for it") {
