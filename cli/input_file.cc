@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cli/console.h"
+#include "cli/net_options.h"
 #include "net/url.h"
 
 namespace kvpack::cli {
@@ -50,6 +51,11 @@ Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path
   if (!reader.ok()) return about_file(reader.error(), path);
   input->reader_ = std::make_unique<ArchiveReader>(std::move(reader).value());
   return input;
+}
+
+Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {
+  KVPACK_ASSIGN_OR_RETURN(const RangeSourceOptions options, net_options({}));
+  return open(path, options);
 }
 
 bool looks_like_archive(ByteSpan head) { return head.size() >= 4 && as_text(head.first(4)) == "\x8bKVP"; }

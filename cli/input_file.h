@@ -22,7 +22,9 @@ Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, b
 // whole.
 class ArchiveInput {
  public:
-  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path, const RangeSourceOptions& options = {});
+  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path, const RangeSourceOptions& options);
+  // For verbs without network options: what the environment says ($KVPACK_TOKEN, $AWS_..., netrc).
+  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path);
   const ArchiveReader& reader() const { return *reader_; }
 
  private:
