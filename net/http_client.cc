@@ -248,6 +248,9 @@ void set_transfer(CURL* easy, const HttpOptions& options, Exchange& exchange) {
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(options.connect_timeout_s * 1000));
   curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
   curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075700
+  curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);  // a deadline does not wait for a resolver that hangs
+#endif
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, exchange.headers.get());
   curl_easy_setopt(easy, CURLOPT_USERAGENT, "kvpack");
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kvpack against an S3-compatible server that checks every signature.
 
-    python3 tests/net/s3_test.py --kvpack build/release/cli/kvpack
+    python3 -B tests/net/s3_test.py --kvpack build/release/cli/kvpack
 
 The server is moto (PyPI), installed once into a virtual environment in the tests' cache folder, with its access
 control switched on: it computes each signature anew, with AWS's own botocore, and refuses what differs.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kvpack and curl against real nginx over links with a rate, a delay, losses, an outage, a sudden step down.
 
-    python3 tests/net/shaped_test.py --kvpack build/release/cli/kvpack --link build/release/tests/net/shaped_link
+    python3 -B tests/net/shaped_test.py --kvpack build/release/cli/kvpack --link build/release/tests/net/shaped_link
 
 Needs root for two network namespaces of its own, joined by `shaped_link` (real TCP over a shaped link). Where
 namespaces cannot be made, or with --proxy, a throttling proxy on loopback takes its place: no losses then.
