@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "net/s3_error.h"
 #include "net/url.h"
 
 namespace kvpack {
@@ -10,6 +11,7 @@ namespace {
 
 // An attempt that delivered this much counts as progress: the backoff starts anew.
 constexpr uint64_t kProgressBytes = 64 * 1024;
+constexpr size_t kMaxRefusalBytes = 4096;
 
 }  // namespace
 
@@ -42,7 +44,8 @@ Result<std::unique_ptr<HttpRangeSource>> HttpRangeSource::open(const std::string
 RangeId HttpRangeSource::start(RangeRequest request) {
   const RangeId id = next_id_++;
   const RetrySchedule schedule(retry_, request.range.bytes, NetClock::now(), request.deadline, seed_());
-  transfers_[id] = std::make_unique<Transfer>(Transfer{std::move(request), schedule, {}, {}, {}, 0, false, false, 0});
+  transfers_[id] =
+      std::make_unique<Transfer>(Transfer{std::move(request), schedule, {}, {}, {}, {}, 0, false, false, 0});
   attempt(id, NetTime{});
   return id;
 }
@@ -60,7 +63,8 @@ void HttpRangeSource::attempt(RangeId id, NetTime not_before) {
   Transfer& transfer = *transfers_.at(id);
   const uint64_t delivered = transfer.outcome.bytes;
   transfer.attempt_bytes = 0;
-  transfer.judgement = {};
+  transfer.judgement.reset();
+  transfer.refusal_body.clear();
   transfer.used_redirect = !redirected_url_.empty();
 
   HttpRequest request;
@@ -85,19 +89,27 @@ Status HttpRangeSource::on_head(Transfer& transfer, const HttpHead& head) {
   const uint64_t delivered = transfer.outcome.bytes;
   ByteRange& range = transfer.request.range;
   transfer.judgement = judge_range_response(head, {range.offset + delivered, range.bytes - delivered, total_, etag_});
-  if (transfer.judgement.verdict != RangeVerdict::kAccept) return transfer.judgement.status;
+  if (transfer.judgement->verdict != RangeVerdict::kAccept) {
+    // The body of an error may say more, and reading it keeps the connection.
+    return head.status >= 400 ? Status() : transfer.judgement->status;
+  }
   if (!total_) {  // the opening request
-    total_ = transfer.judgement.total;
-    etag_ = transfer.judgement.etag;
-    range.bytes = transfer.judgement.bytes;
+    total_ = transfer.judgement->total;
+    etag_ = transfer.judgement->etag;
+    range.bytes = transfer.judgement->bytes;
   }
   return {};
 }
 
 Status HttpRangeSource::on_body(Transfer& transfer, ByteSpan bytes) {
+  if (transfer.judgement->verdict != RangeVerdict::kAccept) {
+    transfer.refusal_body += as_text(bytes);
+    return transfer.refusal_body.size() <= kMaxRefusalBytes ? Status() : transfer.judgement->status;
+  }
   if (bytes.size() > transfer.request.range.bytes - transfer.outcome.bytes) {
-    transfer.judgement.verdict = RangeVerdict::kRefuse;
-    return network_error("the body is longer than the range that its header announced");
+    transfer.judgement->verdict = RangeVerdict::kRefuse;
+    transfer.judgement->status = network_error("the body is longer than the range that its header announced");
+    return transfer.judgement->status;
   }
   if (transfer.outcome.bytes == 0) transfer.outcome.first_byte = NetClock::now();
   transfer.consumer = transfer.request.on_bytes ? transfer.request.on_bytes(bytes) : Status();
@@ -111,12 +123,12 @@ Status HttpRangeSource::on_body(Transfer& transfer, ByteSpan bytes) {
 bool HttpRangeSource::retry(RangeId id, Transfer& transfer, const HttpResult& result) {
   if (transfer.outcome.cancelled || !transfer.consumer.ok()) return false;
   if (result.failure == HttpFailure::kDeadline || result.failure == HttpFailure::kCancelled) return false;
-  const bool refused = result.failure == HttpFailure::kRefused;
-  const bool later = refused && transfer.judgement.verdict == RangeVerdict::kLater;
-  if (refused && !later) {
+  const bool judged_bad = transfer.judgement && transfer.judgement->verdict != RangeVerdict::kAccept;
+  const bool later = judged_bad && transfer.judgement->verdict == RangeVerdict::kLater;
+  if ((judged_bad && !later) || (!judged_bad && result.failure == HttpFailure::kRefused)) {
     // Where we were redirected to may have expired since (a presigned URL): ask the original once more.
-    const bool may_have_expired = transfer.used_redirect && !transfer.forgot_redirect && result.head.status >= 400 &&
-                                  transfer.judgement.verdict == RangeVerdict::kRefuse;
+    const bool may_have_expired = transfer.used_redirect && !transfer.forgot_redirect && judged_bad &&
+                                  transfer.judgement->verdict == RangeVerdict::kRefuse && result.head.status >= 400;
     if (!may_have_expired) return false;
     transfer.forgot_redirect = true;
     redirected_url_.clear();
@@ -124,7 +136,7 @@ bool HttpRangeSource::retry(RangeId id, Transfer& transfer, const HttpResult& re
     return true;
   }
   const auto at = transfer.schedule.next(NetClock::now(), transfer.attempt_bytes >= kProgressBytes,
-                                         later ? transfer.judgement.retry_after_s : std::nullopt);
+                                         later ? transfer.judgement->retry_after_s : std::nullopt);
   if (!at) return false;
   attempt(id, *at);
   return true;
@@ -137,7 +149,7 @@ void HttpRangeSource::on_done(RangeId id, const HttpResult& result) {
     if (outcome.attempts == 0) outcome.started = result.timing.started;
     ++outcome.attempts;
   }
-  const bool accepted = transfer.judgement.verdict == RangeVerdict::kAccept;
+  const bool accepted = transfer.judgement && transfer.judgement->verdict == RangeVerdict::kAccept;
   if (accepted && result.final_url != url_) redirected_url_ = result.final_url;
   const uint64_t wanted = transfer.request.range.bytes;
   if (outcome.bytes == wanted && accepted) {
@@ -150,9 +162,15 @@ void HttpRangeSource::on_done(RangeId id, const HttpResult& result) {
     finish(id, transfer.consumer);
     return;
   }
-  outcome.replaced = transfer.judgement.verdict == RangeVerdict::kReplaced;
   std::string why = result.status.ok() ? "the response ended early" : result.status.error().message;
-  if (const auto after = transfer.judgement.retry_after_s) why += fmt::format(", to be retried after {:g} s", *after);
+  if (transfer.judgement && !accepted) {
+    const RangeJudgement& judgement = *transfer.judgement;
+    outcome.replaced = judgement.verdict == RangeVerdict::kReplaced;
+    why = judgement.status.error().message;
+    const std::string code = xml_text(transfer.refusal_body, "Code");
+    if (!code.empty()) why += fmt::format(" ({}: {})", code, xml_text(transfer.refusal_body, "Message"));
+    if (judgement.retry_after_s) why += fmt::format(", to be retried after {:g} s", *judgement.retry_after_s);
+  }
   if (outcome.bytes > 0)
     why += fmt::format("; got {} of {} bytes at offset {}", outcome.bytes, wanted, transfer.request.range.offset);
   if (outcome.attempts > 1) why += fmt::format("; gave up after {} attempts", outcome.attempts);

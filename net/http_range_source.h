@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -38,11 +39,12 @@ class HttpRangeSource : public RangeSource {
     RangeRequest request;
     RetrySchedule schedule;
     RangeOutcome outcome;
-    RangeJudgement judgement;      // of the attempt under way
-    Status consumer;               // what on_bytes said
-    uint64_t attempt_bytes = 0;    // delivered by it
-    bool used_redirect = false;    // it went straight to where an earlier one was redirected
-    bool forgot_redirect = false;  // once per range: then the original URL is asked again
+    std::optional<RangeJudgement> judgement;  // of the attempt under way, once its head is there
+    std::string refusal_body;                 // what came with a status that says no
+    Status consumer;                          // what on_bytes said
+    uint64_t attempt_bytes = 0;               // delivered by it
+    bool used_redirect = false;               // it went straight to where an earlier one was redirected
+    bool forgot_redirect = false;             // once per range: then the original URL is asked again
     HttpId http_id = 0;
   };
 

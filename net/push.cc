@@ -8,6 +8,7 @@
 
 #include "formats/archive.h"
 #include "net/range_response.h"
+#include "net/s3_error.h"
 #include "net/s3_multipart.h"
 #include "net/s3_signature.h"
 #include "net/url.h"
@@ -68,7 +69,7 @@ Result<Found> look(HttpClient& client, const Target& target, ByteSpan head, uint
   if (status == 416) return Found::kOther;  // something empty
   // S3 says 403 for what is not there to those who may not list the bucket; the PUT will tell.
   if (status == 404 || status == 410 || (status == 403 && target.is_s3)) return Found::kNothing;
-  return network_error(s3_error_text(*response));
+  return network_error(s3_error_text(response->head, response->body));
 }
 
 Result<PushReport> put_whole(ByteSource& file, HttpClient& client, const Target& target, const PushOptions& options) {
@@ -91,7 +92,8 @@ Result<PushReport> put_whole(ByteSource& file, HttpClient& client, const Target&
     request.authorize = target.authorizer("PUT", sha256_hex(all));
   }
   KVPACK_ASSIGN_OR_RETURN(const HttpResponse response, exchange_with_retries(client, request, options.net.retry));
-  if (response.head.status < 200 || response.head.status > 299) return network_error(s3_error_text(response));
+  if (response.head.status < 200 || response.head.status > 299)
+    return network_error(s3_error_text(response.head, response.body));
   return report;
 }
 

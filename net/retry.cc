@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 
 namespace kvpack {
 namespace {
@@ -38,6 +39,27 @@ std::optional<NetTime> RetrySchedule::next(NetTime now, bool progress, std::opti
   const NetTime at = after(now, delay);
   if (at >= give_up_at_) return std::nullopt;
   return at;
+}
+
+Result<HttpResponse> exchange_with_retries(HttpClient& client, const HttpRequest& request,
+                                           const RetryOptions& options) {
+  RetrySchedule schedule(options, std::max<uint64_t>(request.body.size(), request.body_bytes), NetClock::now(),
+                         request.deadline, std::random_device()());
+  HttpRequest attempt = request;
+  attempt.deadline = schedule.give_up_at();
+  for (;;) {
+    HttpFailure failure = HttpFailure::kNone;
+    attempt.on_done = [&failure](const HttpResult& result) { failure = result.failure; };
+    Result<HttpResponse> response = exchange(client, attempt);
+    const bool lost = failure == HttpFailure::kConnection || failure == HttpFailure::kStalled;
+    const bool later = response.ok() && is_retryable_status(response->head.status);
+    if (!lost && !later) return response;
+    const auto after = later ? response->head.field("retry-after") : std::nullopt;
+    const auto at =
+        schedule.next(NetClock::now(), false, after ? parse_retry_after(*after, std::time(nullptr)) : std::nullopt);
+    if (!at) return response;
+    attempt.not_before = *at;
+  }
 }
 
 }  // namespace kvpack

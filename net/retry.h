@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When to try again: exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS
-// Architecture Blog, 2015), Retry-After respected, all within a deadline and a budget. Pure: time and chance passed in.
+// Architecture Blog, 2015), Retry-After respected, all within a deadline and a budget. The schedule is pure: time and
+// chance are passed in.
 #pragma once
 
 #include <cstdint>
@@ -42,5 +43,8 @@ class RetrySchedule {
   uint32_t failures_ = 0;
   std::mt19937_64 random_;
 };
+
+// exchange() with retries for lost connections and statuses that say "later"; anything else is returned as it is.
+Result<HttpResponse> exchange_with_retries(HttpClient& client, const HttpRequest& request, const RetryOptions& options);
 
 }  // namespace kvpack

@@ -2,19 +2,14 @@
 #include "net/s3_multipart.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 
-#include "formats/checksum.h"
 #include "net/push_state.h"
-#include "net/range_response.h"
+#include "net/s3_error.h"
 #include "net/s3_signature.h"
 #include "net/url.h"
 
@@ -91,7 +86,7 @@ HttpRequest MultipartUpload::request(const std::string& method, const std::strin
 
 Status MultipartUpload::refusal(const HttpResponse& response) {
   gone_ = gone_ || xml_text(response.body, "Code") == "NoSuchUpload";
-  return network_error(s3_error_text(response));
+  return network_error(s3_error_text(response.head, response.body));
 }
 
 Status MultipartUpload::begin() {
@@ -193,56 +188,6 @@ Status MultipartUpload::complete() {
 }
 
 }  // namespace
-
-std::string xml_text(std::string_view xml, std::string_view name) {
-  const std::string open = fmt::format("<{}>", name);
-  const size_t start = xml.find(open);
-  if (start == std::string_view::npos) return "";
-  const std::string_view rest = xml.substr(start + open.size());
-  std::string text;
-  for (size_t i = 0; i < rest.size() && rest[i] != '<'; ++i) {
-    constexpr std::pair<std::string_view, char> kEntities[] = {{"&amp;", '&'},  {"&lt;", '<'},    {"&gt;", '>'},
-                                                               {"&quot;", '"'}, {"&apos;", '\''}, {"&#34;", '"'},
-                                                               {"&#39;", '\''}};
-    const auto* entity = std::find_if(std::begin(kEntities), std::end(kEntities), [&](const auto& candidate) {
-      return rest.substr(i, candidate.first.size()) == candidate.first;
-    });
-    const bool is_entity = entity != std::end(kEntities);
-    text += is_entity ? entity->second : rest[i];
-    if (is_entity) i += entity->first.size() - 1;
-  }
-  return text;
-}
-
-std::string s3_error_text(const HttpResponse& response) {
-  std::string text = "the server says " + status_text(response.head);
-  for (const char* name : {"Code", "Message"}) {
-    const std::string detail = xml_text(response.body, name);
-    if (!detail.empty()) text += ": " + detail;
-  }
-  return text;
-}
-
-Result<HttpResponse> exchange_with_retries(HttpClient& client, const HttpRequest& request,
-                                           const RetryOptions& options) {
-  RetrySchedule schedule(options, std::max<uint64_t>(request.body.size(), request.body_bytes), NetClock::now(),
-                         request.deadline, std::random_device()());
-  HttpRequest attempt = request;
-  attempt.deadline = schedule.give_up_at();
-  for (;;) {
-    HttpFailure failure = HttpFailure::kNone;
-    attempt.on_done = [&failure](const HttpResult& result) { failure = result.failure; };
-    Result<HttpResponse> response = exchange(client, attempt);
-    const bool lost = failure == HttpFailure::kConnection || failure == HttpFailure::kStalled;
-    const bool later = response.ok() && is_retryable_status(response->head.status);
-    if (!lost && !later) return response;
-    const auto after = later ? response->head.field("retry-after") : std::nullopt;
-    const auto at =
-        schedule.next(NetClock::now(), false, after ? parse_retry_after(*after, std::time(nullptr)) : std::nullopt);
-    if (!at) return response;
-    attempt.not_before = *at;
-  }
-}
 
 Result<PushReport> push_in_parts(ByteSource& file, const std::string& archive_id, HttpClient& client,
                                  const S3Location& location, const PushOptions& options) {

@@ -173,6 +173,18 @@ TEST_CASE("a presigned URL is asked for as it is, and its query shows in no mess
   CHECK(refused.error().message.find("X-Amz") == std::string::npos);
 }
 
+TEST_CASE("what S3 says with its refusal is passed on, and the connection kept") {
+  ScriptedServer server([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
+    const std::string xml = "<Error><Code>SlowDown</Code><Message>a &lt; b</Message></Error>";
+    connection.send(
+        fmt::format("HTTP/1.1 {} x\r\nContent-Length: {}\r\n\r\n{}", request.number < 2 ? 503 : 403, xml.size(), xml));
+  });
+  const auto source = open_range_source(server.url(), quick_options());
+  REQUIRE(!source.ok());
+  CHECK(source.error().message.find("(SlowDown: a < b); gave up after 3 attempts") != std::string::npos);
+  CHECK(server.connections() == 1);
+}
+
 TEST_CASE("wake() ends a poll() in another thread") {
   ScriptedServer server([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
     if (request.number == 0) return answer_right(request, connection, std::string(100'000, 'x'));
