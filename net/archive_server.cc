@@ -110,7 +110,7 @@ class ArchiveServer::Implementation {
   Metrics metrics_;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> ended_ = false;
-  std::atomic<std::chrono::steady_clock::time_point> drained_at_ = std::chrono::steady_clock::time_point::max();
+  std::atomic<int> sending_ = 0;  // bodies under way
   int port_ = 0;
 };
 
@@ -153,8 +153,11 @@ Status ArchiveServer::Implementation::run() {
 }
 
 void ArchiveServer::Implementation::stop() {
-  drained_at_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(static_cast<int>(options_.drain_s * 1000));
   stopping_ = true;
+  // httplib's own stop cuts what is being sent.
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  const auto drained_at = now() + std::chrono::duration<double>(options_.drain_s);
+  while (sending_ > 0 && now() < drained_at) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   // httplib forgets a stop that comes before it runs.
   while (!server_.is_running() && !ended_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   server_.stop();
@@ -170,6 +173,11 @@ void ArchiveServer::Implementation::answer(const httplib::Request& request, http
   // the server's own and not const.
   const_cast<httplib::Request&>(request).ranges.clear();
   response.set_header("X-Content-Type-Options", "nosniff");
+  if (stopping_) {
+    response.status = 503;
+    response.set_header("Connection", "close");
+    return;
+  }
   if (!is_authorized(request)) {
     response.status = 401;
     response.set_header("WWW-Authenticate", "Bearer");
@@ -225,16 +233,17 @@ void ArchiveServer::Implementation::answer_file(const httplib::Request& request,
     return;
   }
   const auto shared = std::make_shared<ServedFile>(std::move(file));
+  ++sending_;
   response.set_content_provider(
       answer.bytes, "application/octet-stream",
       [this, shared, first = answer.first](size_t offset, size_t left, httplib::DataSink& sink) {
         return send_slice(*shared, first + offset, std::min<uint64_t>(left, kSendSliceBytes), sink);
-      });
+      },
+      [this](bool) { --sending_; });
 }
 
 bool ArchiveServer::Implementation::send_slice(const ServedFile& file, uint64_t offset, uint64_t bytes,
                                                httplib::DataSink& sink) {
-  if (std::chrono::steady_clock::now() > drained_at_.load()) return false;
   std::array<char, kSendSliceBytes> buffer;
   const auto slice = std::span(buffer).first(bytes);
   if (!file.read(offset, std::as_writable_bytes(slice)).ok()) return false;

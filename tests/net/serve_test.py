@@ -96,11 +96,14 @@ class ServeTest(unittest.TestCase):
         code, seconds = Serve(self.folder).end()
         self.assertEqual(code, 0)
         self.assertLess(seconds, 3)
+        # Much longer than what sockets hold, so that it is still being sent.
+        size = 32 << 20
+        (self.folder / "long").write_bytes(bytes(size))
         serve = Serve(self.folder)
-        size = (self.folder / "ctx.kvp").stat().st_size
-        with urllib.request.urlopen(serve.url + "ctx.kvp") as response:
+        with urllib.request.urlopen(serve.url + "long") as response:
             self.assertEqual(len(response.read(1000)), 1000)
             serve.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
             self.assertEqual(len(response.read()), size - 1000)
         self.assertEqual(serve.process.wait(30), 0)
         serve.process.stdout.close()
