@@ -15,7 +15,7 @@ namespace kvpack {
 
 inline RangeSourceOptions quick_options() {
   RangeSourceOptions options;
-  options.http.stall_s = 0.4;
+  options.http.stall_s = 1;
   options.http.stall_bytes = 256;
   options.http.connect_timeout_s = 2;
   options.retry.first_delay_s = 0.01;
@@ -23,6 +23,15 @@ inline RangeSourceOptions quick_options() {
   options.retry.max_attempts = 3;
   options.retry.patience_s = 3;
   options.retry.slowest_bytes_per_s = 1e6;
+  return options;
+}
+
+// For servers that behave: nothing is given up on because the machine is busy.
+inline RangeSourceOptions patient_options() {
+  RangeSourceOptions options = quick_options();
+  options.http.stall_s = 20;
+  options.http.connect_timeout_s = 20;
+  options.retry.patience_s = 60;
   return options;
 }
 

@@ -99,7 +99,7 @@ TEST_CASE("serve: an archive is opened with one request and read by ranges") {
   Served served;
   const SampleArchive sample = random_archive(11);
   served.put("ctx.kvp", as_text(sample.file));
-  const auto source = open_range_source(served.url("/ctx.kvp"), quick_options());
+  const auto source = open_range_source(served.url("/ctx.kvp"), patient_options());
   REQUIRE_MESSAGE(source.ok(), (source.ok() ? "" : source.error().message));
   CHECK(is_strong_etag((*source)->etag()));
   RangeByteSource bytes(**source);
@@ -194,7 +194,7 @@ TEST_CASE("serve: with a token, everything asks for it") {
     CHECK(served.get(path, {"Authorization: Basic right token"}).head.status == 401);
   }
   CHECK(served.get("/ctx.kvp", {"Authorization: Bearer right token"}).body == "12345");
-  RangeSourceOptions options = quick_options();
+  RangeSourceOptions options = patient_options();
   options.http.bearer_token = "right token";
   CHECK(open_range_source(served.url("/ctx.kvp"), options).ok());
 }

@@ -190,7 +190,7 @@ Reply dripping(size_t piece) {
 }  // namespace
 
 TEST_CASE("hostile 31: a slow drip just above the stall limit") {
-  {  // 2 KB/s against a limit of 640 B/s: not stalled, but the budget of the range ends it.
+  {  // 2 KB/s against a limit of 256 B/s: not stalled, but the budget of the range ends it.
     const TimeLimit limit(4.5);
     Opened opened(dripping(100));
     const ReadRange read = opened.read();

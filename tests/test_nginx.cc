@@ -19,13 +19,17 @@ bool lacks_nginx() {
   return true;
 }
 
-std::string opening_error(const std::string& url, const RangeSourceOptions& options = quick_options()) {
+std::string opening_error(const std::string& url, const RangeSourceOptions& options = patient_options()) {
   const auto source = open_range_source(url, options);
   REQUIRE(!source.ok());
   return source.error().message;
 }
 
-bool has(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+bool has(const std::string& text, std::string_view part) {
+  const bool found = text.find(part) != std::string::npos;
+  if (!found) MESSAGE(text);
+  return found;
+}
 
 }  // namespace
 
@@ -38,7 +42,7 @@ TEST_CASE("nginx: HTTP/2 and HTTP/1.1 over TLS, with gzip on") {
   nginx.put("ctx.kvp", body);
   const EnvironmentVariable bundle("CURL_CA_BUNDLE", nginx.certificate());
   for (const bool http1_only : {false, true}) {
-    RangeSourceOptions options = quick_options();
+    RangeSourceOptions options = patient_options();
     options.http.http1_only = http1_only;
     auto source = open_range_source(nginx.https("/ctx.kvp"), options);
     REQUIRE_MESSAGE(source.ok(), (source.ok() ? "" : source.error().message));
@@ -75,19 +79,18 @@ TEST_CASE("nginx: certificates are checked, and hostile 35: https is not left fo
   if (lacks_nginx()) return;
   const NginxServer nginx;
   nginx.put("ctx.kvp", random_text(100'000));
-  const TimeLimit limit(3);
   {
     const EnvironmentVariable bundle("CURL_CA_BUNDLE", "");
     CHECK(has(opening_error(nginx.https("/ctx.kvp")), "certificate"));
     const EnvironmentVariable file("SSL_CERT_FILE", nginx.certificate());
-    CHECK(open_range_source(nginx.https("/ctx.kvp"), quick_options()).ok());
+    CHECK(open_range_source(nginx.https("/ctx.kvp"), patient_options()).ok());
   }
   const EnvironmentVariable bundle("CURL_CA_BUNDLE", nginx.certificate());
-  CHECK(open_range_source(nginx.https("/ctx.kvp"), quick_options()).ok());
+  CHECK(open_range_source(nginx.https("/ctx.kvp"), patient_options()).ok());
   CHECK(has(opening_error(nginx.https("/downgrade")), "redirected from https to unprotected"));
   CHECK(has(opening_error(nginx.https("/none")), "404 Not Found"));
   const EnvironmentVariable missing("CURL_CA_BUNDLE", "/nonexistent.pem");
-  CHECK(!open_range_source(nginx.https("/ctx.kvp"), quick_options()).ok());
+  CHECK(!open_range_source(nginx.https("/ctx.kvp"), patient_options()).ok());
 }
 
 TEST_CASE("nginx: basic authentication, by option and by netrc") {
@@ -98,7 +101,7 @@ TEST_CASE("nginx: basic authentication, by option and by netrc") {
   nginx.put("ctx.kvp", random_text(100'000));
   const EnvironmentVariable no_netrc("NETRC", "/nonexistent");
   CHECK(has(opening_error(nginx.http("/ctx.kvp")), "401 Unauthorized"));
-  RangeSourceOptions options = quick_options();
+  RangeSourceOptions options = patient_options();
   options.http.user = "me";
   options.http.password = "wrong";
   CHECK(has(opening_error(nginx.http("/ctx.kvp"), options), "401 Unauthorized"));
@@ -107,7 +110,7 @@ TEST_CASE("nginx: basic authentication, by option and by netrc") {
   const std::string netrc = nginx.www().parent_path() / "netrc";
   std::ofstream(netrc) << "machine 127.0.0.1 login me password secret\n";
   const EnvironmentVariable with_netrc("NETRC", netrc);
-  CHECK(open_range_source(nginx.http("/ctx.kvp"), quick_options()).ok());
+  CHECK(open_range_source(nginx.http("/ctx.kvp"), patient_options()).ok());
 }
 
 TEST_CASE("nginx: through a proxy, by curl's convention") {
@@ -116,9 +119,9 @@ TEST_CASE("nginx: through a proxy, by curl's convention") {
   const NginxServer nginx;
   nginx.put("ctx.kvp", random_text(100'000));
   const EnvironmentVariable proxy("http_proxy", nginx.http(""));
-  CHECK(open_range_source("http://kvpack-test.invalid/ctx.kvp", quick_options()).ok());
+  CHECK(open_range_source("http://kvpack-test.invalid/ctx.kvp", patient_options()).ok());
   const EnvironmentVariable excepted("no_proxy", "kvpack-test.invalid");
-  CHECK(!open_range_source("http://kvpack-test.invalid/ctx.kvp", quick_options()).ok());
+  CHECK(!open_range_source("http://kvpack-test.invalid/ctx.kvp", patient_options()).ok());
 }
 
 TEST_CASE("nginx: killed midway and started again") {
@@ -126,7 +129,7 @@ TEST_CASE("nginx: killed midway and started again") {
   NginxServer nginx("limit_rate 4m;\n");
   const std::string body = random_text(4'000'000);
   nginx.put("ctx.kvp", body);
-  RangeSourceOptions options = quick_options();
+  RangeSourceOptions options = patient_options();
   options.retry.first_delay_s = 0.3;
   options.retry.longest_delay_s = 1;
   options.retry.max_attempts = 8;
@@ -158,7 +161,7 @@ TEST_CASE("nginx: an archive replaced midway is reported as such") {
   if (lacks_nginx()) return;
   const NginxServer nginx;
   nginx.put("ctx.kvp", random_text(300'000, 1));
-  auto source = open_range_source(nginx.http("/ctx.kvp"), quick_options());
+  auto source = open_range_source(nginx.http("/ctx.kvp"), patient_options());
   REQUIRE(source.ok());
   nginx.put("other", random_text(300'001, 2));
   std::filesystem::rename(nginx.www() / "other", nginx.www() / "ctx.kvp");
@@ -175,7 +178,7 @@ TEST_CASE("push: PUT to nginx, once, and not over another archive") {
   const Bytes first = random_archive(3).file, second = random_archive(4).file;
   std::ofstream(path, std::ios::binary) << as_text(first);
   PushOptions options;
-  options.net = quick_options();
+  options.net = patient_options();
   const auto sent = push_archive(path, nginx.http("/deep/folder/"), options);
   REQUIRE_MESSAGE(sent.ok(), (sent.ok() ? "" : sent.error().message));
   CHECK(sent->sent_bytes == first.size());

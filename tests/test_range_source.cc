@@ -38,7 +38,7 @@ TEST_CASE("opening an archive of 128K tokens over HTTP takes one request") {
   const SampleArchive sample = long_archive(128 * 1024);
   const std::string body(as_text(sample.file));
   ScriptedServer server(serving(body));
-  const auto source = open_range_source(server.url(), quick_options());
+  const auto source = open_range_source(server.url(), patient_options());
   REQUIRE(source.ok());
   CHECK((*source)->size() == body.size());
   CHECK((*source)->etag() == "\"v1\"");
@@ -61,7 +61,7 @@ TEST_CASE("opening an archive of 128K tokens over HTTP takes one request") {
 TEST_CASE("six ranges in flight, each delivered in order, over at most six connections") {
   const std::string body = random_text(2'000'000);
   ScriptedServer server(serving(body));
-  auto source = open_range_source(server.url(), quick_options());
+  auto source = open_range_source(server.url(), patient_options());
   REQUIRE(source.ok());
   constexpr size_t kRanges = 40;
   std::vector<std::string> got(kRanges);
@@ -102,7 +102,7 @@ TEST_CASE("bytes are delivered while a range is still under way; it can be cance
     while (request.number > 0 && !go_on && connection.wait(std::chrono::milliseconds(5))) continue;
     connection.send(part.substr(10'000));
   });
-  auto source = open_range_source(server.url(), quick_options());
+  auto source = open_range_source(server.url(), patient_options());
   REQUIRE(source.ok());
   size_t arrived = 0;
   std::optional<RangeOutcome> outcome;
@@ -140,7 +140,7 @@ TEST_CASE("bytes are delivered while a range is still under way; it can be cance
 TEST_CASE("a consumer's error ends its range and no other, as it is") {
   const std::string body = random_text(200'000);
   ScriptedServer server(serving(body));
-  auto source = open_range_source(server.url(), quick_options());
+  auto source = open_range_source(server.url(), patient_options());
   REQUIRE(source.ok());
   std::optional<RangeOutcome> outcome;
   RangeRequest request;
@@ -160,7 +160,7 @@ TEST_CASE("a presigned URL is asked for as it is, and its query shows in no mess
   ScriptedServer server(serving(body));
   const std::string target =
       "/b/a%20b%2Bc.kvp?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2F1&X-Amz-Signature=5ec";
-  auto source = open_range_source(server.url(target), quick_options());
+  auto source = open_range_source(server.url(target), patient_options());
   REQUIRE(source.ok());
   CHECK(server.log()[0].target == target);
   CHECK(server.log()[0].header("authorization").empty());
@@ -168,7 +168,7 @@ TEST_CASE("a presigned URL is asked for as it is, and its query shows in no mess
   ScriptedServer refusing([](const ScriptedRequest&, ScriptedServer::Connection& connection) {
     connection.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
   });
-  const auto refused = open_range_source(refusing.url(target), quick_options());
+  const auto refused = open_range_source(refusing.url(target), patient_options());
   REQUIRE(!refused.ok());
   CHECK(refused.error().message.find("X-Amz") == std::string::npos);
 }
@@ -179,7 +179,7 @@ TEST_CASE("what S3 says with its refusal is passed on, and the connection kept")
     connection.send(
         fmt::format("HTTP/1.1 {} x\r\nContent-Length: {}\r\n\r\n{}", request.number < 2 ? 503 : 403, xml.size(), xml));
   });
-  const auto source = open_range_source(server.url(), quick_options());
+  const auto source = open_range_source(server.url(), patient_options());
   REQUIRE(!source.ok());
   CHECK(source.error().message.find("(SlowDown: a < b); gave up after 3 attempts") != std::string::npos);
   CHECK(server.connections() == 1);
@@ -190,7 +190,7 @@ TEST_CASE("wake() ends a poll() in another thread") {
     if (request.number == 0) return answer_right(request, connection, std::string(100'000, 'x'));
     connection.wait(std::chrono::seconds(30));
   });
-  RangeSourceOptions options = quick_options();
+  RangeSourceOptions options = patient_options();
   options.http.stall_s = 30;
   auto source = open_range_source(server.url(), options);
   REQUIRE(source.ok());
