@@ -56,7 +56,8 @@ class NginxServer {
     std::filesystem::create_directories(folder_ / "www");
     std::filesystem::permissions(folder_ / "www", std::filesystem::perms::all);
     const std::string certificate = fmt::format(
-        "openssl req -x509 -newkey rsa:2048 -nodes -keyout {0}/key.pem -out {0}/cert.pem -days 2 -subj /CN=localhost "
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {0}/key.pem -out "
+        "{0}/cert.pem -days 2 -subj /CN=localhost "
         "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 2>/dev/null",
         folder_.string());
     REQUIRE(std::system(certificate.c_str()) == 0);
