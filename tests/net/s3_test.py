@@ -57,6 +57,13 @@ class S3Server:
         self.process = subprocess.Popen(
             [folder / "bin/moto_server", "-H", "127.0.0.1", "-p", self.endpoint.rsplit(":", 1)[1]],
             stdout=self.log, stderr=self.log)
+        try:
+            self.set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def set_up(self):
         self.wait()
         self.iam(Action="CreateUser", UserName="kvpack")
         key = self.iam(Action="CreateAccessKey", UserName="kvpack")
@@ -157,7 +164,9 @@ class S3Test(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.server = S3Server(environment_folder())
+        cls.addClassCleanup(cls.server.close)
         cls.scratch = tempfile.TemporaryDirectory(prefix="kvpack-s3-test-")
+        cls.addClassCleanup(cls.scratch.cleanup)
         cls.folder = pathlib.Path(cls.scratch.name)
         for name, values in (("small", 1 << 18), ("large", 12 << 20)):
             write_npy(cls.folder / f"{name}.npy", values)
@@ -165,11 +174,6 @@ class S3Test(unittest.TestCase):
                             cls.folder / f"{name}.kvp"], check=True)
         cls.small, cls.large = cls.folder / "small.kvp", cls.folder / "large.kvp"
         assert cls.large.stat().st_size > 3 * PART_MIB << 20, cls.large.stat().st_size
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.server.close()
-        cls.scratch.cleanup()
 
     def kvpack(self, *arguments, secret=None, endpoint=None, expect=0, **environment):
         full = {**os.environ, "HOME": str(self.folder), "XDG_CACHE_HOME": str(self.folder / "cache"),

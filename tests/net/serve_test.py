@@ -23,10 +23,11 @@ EXIT_IO = 30
 
 
 class Serve:
-    def __init__(self, folder, *options, **environment):
+    def __init__(self, test, folder, *options, **environment):
         self.process = subprocess.Popen([ARGUMENTS.kvpack, "serve", folder, "--port", "0", *options],
                                         stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
         line = self.process.stdout.readline()
+        test.addCleanup(self.process.kill)
         self.url = re.search(r"http://\S+/", line).group(0)
 
     def end(self, sent_signal=signal.SIGTERM):
@@ -56,12 +57,9 @@ class ServeTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.scratch = tempfile.TemporaryDirectory(prefix="kvpack-serve-test-")
+        cls.addClassCleanup(cls.scratch.cleanup)
         cls.folder = pathlib.Path(cls.scratch.name)
         subprocess.run([ARGUMENTS.kvpack, "encode", ARGUMENTS.archive_source, "-q", "-o", cls.folder / "ctx.kvp"], check=True)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.cleanup()
 
     def kvpack(self, *arguments, expect=0, **environment):
         run = subprocess.run([ARGUMENTS.kvpack, *map(str, arguments)], capture_output=True, text=True, timeout=60,
@@ -70,7 +68,7 @@ class ServeTest(unittest.TestCase):
         return run.stdout + run.stderr
 
     def test_every_reading_verb_takes_a_url(self):
-        serve = Serve(self.folder)
+        serve = Serve(self, self.folder)
         url = serve.url + "ctx.kvp"
         self.assertIn("255", self.kvpack("inspect", url))
         self.assertIn("ok", self.kvpack("verify", url))
@@ -83,7 +81,7 @@ class ServeTest(unittest.TestCase):
         self.kvpack("inspect", url, expect=EXIT_NETWORK)
 
     def test_token(self):
-        serve = Serve(self.folder, KVPACK_TOKEN="right")
+        serve = Serve(self, self.folder, KVPACK_TOKEN="right")
         url = serve.url + "ctx.kvp"
         self.assertIn("401", self.kvpack("inspect", url, expect=EXIT_NETWORK, KVPACK_TOKEN=""))
         self.assertIn("401", self.kvpack("inspect", url, "--bearer", "wrong", expect=EXIT_NETWORK))
@@ -93,13 +91,13 @@ class ServeTest(unittest.TestCase):
         self.assertEqual(serve.end(signal.SIGINT)[0], 0)
 
     def test_sigterm_ends_it_at_once_when_idle_and_lets_a_transfer_end(self):
-        code, seconds = Serve(self.folder).end()
+        code, seconds = Serve(self, self.folder).end()
         self.assertEqual(code, 0)
         self.assertLess(seconds, 3)
         # Much longer than what sockets hold, so that it is still being sent.
         size = 32 << 20
         (self.folder / "long").write_bytes(bytes(size))
-        serve = Serve(self.folder)
+        serve = Serve(self, self.folder)
         with urllib.request.urlopen(serve.url + "long") as response:
             self.assertEqual(len(response.read(1000)), 1000)
             serve.process.send_signal(signal.SIGTERM)
@@ -110,7 +108,7 @@ class ServeTest(unittest.TestCase):
 
     def test_what_cannot_be_served(self):
         self.assertIn("cannot open", self.kvpack("serve", self.folder / "none", expect=EXIT_IO))
-        serve = Serve(self.folder)
+        serve = Serve(self, self.folder)
         port = serve.url.rsplit(":", 1)[1].strip("/")
         self.assertIn("cannot listen", self.kvpack("serve", self.folder, "--port", port, expect=EXIT_IO))
         serve.end()
