@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "cli/printable.h"
+#include "net/url.h"
 
 namespace kvpack::cli {
 namespace {
@@ -40,8 +41,13 @@ Error with_hint(Error error, std::string_view hint) {
   return error;
 }
 
+std::string shown_name(std::string_view path) {
+  if (path == "-") return "standard input";
+  return is_http_url(path) ? printable_url(path) : std::string(path);
+}
+
 Error about_file(Error error, std::string_view path) {
-  const std::string_view name = path == "-" ? "standard input" : path;
+  const std::string name = shown_name(path);
   return error.message.starts_with(name) ? error : error.within(name);
 }
 

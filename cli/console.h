@@ -14,6 +14,8 @@ enum class ColorChoice { kAuto, kAlways, kNever };
 
 // The same error with a line of advice, which Console::error prints on a line of its own.
 Error with_hint(Error error, std::string_view hint);
+// How a file, "-" or URL that the user named is called in output: a URL without its query, which may hold a signature.
+std::string shown_name(std::string_view path);
 // The same error with the file's name in front, unless it is there already.
 Error about_file(Error error, std::string_view path);
 

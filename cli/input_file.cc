@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include "cli/console.h"
+#include "cli/net_options.h"
+#include "net/url.h"
 
 namespace kvpack::cli {
 
@@ -32,11 +34,14 @@ Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, b
   return file.ok() ? std::move(file) : about_file(file.error(), path);
 }
 
-Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {
+Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path, const RangeSourceOptions& options) {
   auto input = std::make_unique<ArchiveInput>();
   if (path == "-") {
     KVPACK_ASSIGN_OR_RETURN(input->buffer_, read_input(path));
     input->source_ = std::make_unique<MemorySource>(input->buffer_, "standard input");
+  } else if (is_http_url(path) || is_s3_url(path) || is_file_url(path)) {
+    KVPACK_ASSIGN_OR_RETURN(input->remote_, open_range_source(path, options));
+    input->source_ = std::make_unique<RangeByteSource>(*input->remote_);
   } else {
     auto source = open_file_source(path);
     if (!source.ok()) return about_file(source.error(), path);
@@ -46,6 +51,11 @@ Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path
   if (!reader.ok()) return about_file(reader.error(), path);
   input->reader_ = std::make_unique<ArchiveReader>(std::move(reader).value());
   return input;
+}
+
+Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {
+  KVPACK_ASSIGN_OR_RETURN(const RangeSourceOptions options, net_options({}));
+  return open(path, options);
 }
 
 bool looks_like_archive(ByteSpan head) { return head.size() >= 4 && as_text(head.first(4)) == "\x8bKVP"; }

@@ -18,6 +18,8 @@
 #include "cli/model.h"
 #include "cli/option_types.h"
 #include "cli/profile.h"
+#include "cli/push.h"
+#include "cli/serve.h"
 #include "cli/verify.h"
 #include "cli/version.h"
 
@@ -42,6 +44,8 @@ struct CommandLine {
   DiffArguments diff;
   ModelArguments model;
   ProfileArguments profile;
+  PushArguments push;
+  ServeArguments serve;
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
@@ -98,6 +102,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
            declare_profile, run_profile);
+  add_verb(line, "push", "upload an archive", line.push, declare_push, run_push);
+  add_verb(line, "serve", "serve a folder of archives over HTTP", line.serve, declare_serve, run_serve);
   add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
   add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
   line.completion.program = &line.app;

@@ -39,6 +39,7 @@ CodedTile coded_tile(Random& random, uint32_t tokens, uint32_t levels, double la
   of.parameters.levels = levels;
   of.parameters.step = {0.5f, 0.25f};
   of.parameters.mean.assign(of.shape.channels(), 3);
+  must(resolve_mean(of.parameters, of.shape, nullptr));
   of.parameters.scale_offset = std::min(kMaxScaleOffset, static_cast<int>(std::lrint(12 * std::log2(largest + 1))));
   of.parameters.classes.assign(2, std::vector<uint8_t>(24, make_class(60, 0)));
   if (with_classes) {
