@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvpack_engine_report: what a real engine makes of restored caches. It fills a cache with a text's first tokens,
 // saves it, sends the file through the kvpack program at every quality, lets the engine go on from each restored file,
-// and compares its predictions of the text's next tokens with those from the engine's own saved file. Beside them:
+// and compares its predictions of the text's next tokens with those from the engine's own saved file. The engine runs
+// the model with f32 weights (widen_model); kvpack gets the model as it is. Beside them:
 // the f16 file as it is, llama.cpp's q8_0 and q4_0 caches, and zstd -19. Fails when a quality breaks its bounds
 // (quality_bounds.h).
 #include <fmt/format.h>
@@ -202,7 +203,9 @@ Result<bool> report(const Arguments& arguments) {
   EngineOptions options;
   options.threads = arguments.threads;
   options.n_ctx = arguments.prefix + std::max(arguments.continuation, kGreedyTokens) + 1;
-  KVPACK_ASSIGN_OR_RETURN(LlamaEngine engine, LlamaEngine::open(arguments.llama + "/lib", arguments.model, options));
+  const std::string wide_model = scratch.file("model-f32.gguf");
+  KVPACK_RETURN_IF_ERROR(widen_model(arguments.llama + "/lib", arguments.model, wide_model));
+  KVPACK_ASSIGN_OR_RETURN(LlamaEngine engine, LlamaEngine::open(arguments.llama + "/lib", wide_model, options));
   Experiment experiment{.arguments = arguments,
                         .engine = std::move(engine),
                         .scratch = scratch,

@@ -38,6 +38,17 @@ llama_context_params context_params(const EngineOptions& options) {
   return params;
 }
 
+// The CPU backends are libraries of their own; without the folder they are looked for beside the program.
+Status load_backends(const std::string& library_folder) {
+  llama_log_set(log_errors_only, nullptr);
+  static const bool loaded = [&] {
+    ggml_backend_load_all_from_path(library_folder.c_str());
+    return ggml_backend_dev_count() > 0;
+  }();
+  if (!loaded) return engine_error(library_folder + ": holds no backend");
+  return {};
+}
+
 }  // namespace
 
 void LlamaEngine::FreeModel::operator()(llama_model* model) const { llama_model_free(model); }
@@ -45,20 +56,23 @@ void LlamaEngine::FreeContext::operator()(llama_context* context) const { llama_
 
 Result<LlamaEngine> LlamaEngine::open(const std::string& library_folder, const std::string& model_path,
                                       const EngineOptions& options) {
-  llama_log_set(log_errors_only, nullptr);
-  // The CPU backends are libraries of their own; without the folder they are looked for beside the program.
-  static const bool loaded = [&] {
-    ggml_backend_load_all_from_path(library_folder.c_str());
-    return ggml_backend_dev_count() > 0;
-  }();
-  if (!loaded) return engine_error(library_folder + ": holds no backend");
-
+  KVPACK_RETURN_IF_ERROR(load_backends(library_folder));
   LlamaEngine engine;
   engine.model_.reset(llama_model_load_from_file(model_path.c_str(), llama_model_default_params()));
   if (engine.model_ == nullptr) return engine_error(model_path + ": cannot be loaded");
   engine.context_.reset(llama_init_from_model(engine.model_.get(), context_params(options)));
   if (engine.context_ == nullptr) return engine_error(model_path + ": no context of the kind that was asked for");
   return engine;
+}
+
+Status widen_model(const std::string& library_folder, const std::string& in, const std::string& out) {
+  KVPACK_RETURN_IF_ERROR(load_backends(library_folder));
+  llama_model_quantize_params parameters = llama_model_quantize_default_params();
+  parameters.ftype = LLAMA_FTYPE_ALL_F32;
+  parameters.allow_requantize = true;
+  const uint32_t answer = llama_model_quantize(in.c_str(), out.c_str(), &parameters);
+  if (answer != 0) return engine_error(fmt::format("{}: widening its weights: answer {}", in, answer));
+  return {};
 }
 
 Result<std::vector<int32_t>> LlamaEngine::tokenize(std::string_view text) const {
