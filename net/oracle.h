@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The best that anyone could have done who knew the trace in advance: a bound, by dynamic programme.
 //
-// All that counts at the deadline is which bytes have arrived, and the trace says how many can have. The engine
-// recomputes as many chunks of the front as it can; of the others each gets a number of levels, so that distortion is
-// least: a multiple-choice knapsack, solved on a grid of bytes. Sizes are rounded down to the grid and the decoder is
-// taken to be infinitely fast, so no policy can do better.
+// All that counts at the deadline is which bytes have arrived, and the trace says how many can have. Once the archive is
+// open (it holds the tokens) the engine recomputes as many chunks of the front as it can; of the others each gets a
+// number of levels, so that distortion is least: a multiple-choice knapsack, solved on a grid of bytes. Sizes are
+// rounded down to the grid and decoding takes no more than its tail, so no policy that recomputes from the front can do
+// better.
 #pragma once
 
 #include <cstdint>
@@ -25,16 +26,16 @@ class Oracle {
     std::vector<ChunkAction> actions;  // [chunk]
   };
   Answer solve(const BandwidthTrace& trace, double start_s) const;
-  // The same for a number of bytes of levels.
-  Answer solve(double bytes) const;
+  // With `bytes` bytes of levels, and that many chunks recomputed.
+  Answer solve(double bytes, uint32_t front) const;
 
  private:
+  uint32_t reachable_front(double engine_s) const;
+
   const Scenario scenario_;
-  uint32_t front_ = 0;       // chunks that the engine can recompute
-  uint64_t base_bytes_ = 0;  // of the others
   double cell_bytes_ = 1;
-  std::vector<double> best_;                  // [cells used at most] least distortion
-  std::vector<std::vector<uint8_t>> choice_;  // [chunk - front][cells] levels in that solution
+  std::vector<std::vector<double>> best_;     // [chunk][cells used at most] least distortion of it and those after it
+  std::vector<std::vector<uint8_t>> choice_;  // [chunk][cells] its levels in that solution
 };
 
 }  // namespace kvpack

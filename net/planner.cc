@@ -10,7 +10,7 @@ namespace kvpack {
 namespace {
 
 constexpr double kLowQuantile = 2;        // standard errors
-constexpr double kEngineMargin = 0.05;    // engines are now and then slower than they say
+constexpr double kEngineMargin = 0.02;    // engines are now and then slower than they say
 constexpr uint32_t kBaseRanges = 8;       // of a base that comes from the back
 constexpr double kBatchShare = 1.0 / 8;   // of what still fits: ask for so much at once
 constexpr double kLookAgainShare = 0.02;  // of the deadline
@@ -35,16 +35,16 @@ struct Planning {
   }
   double engine_deadline_s() const { return goal.deadline_s - goal.last_prefill_s; }
   // From now until the chunks before `end` are recomputed.
-  double engine_seconds(uint32_t end) const {
+  double engine_seconds(uint32_t end, double margin = kEngineMargin) const {
     double tokens = 0;
     for (uint32_t chunk = front; chunk < end; ++chunk) tokens += costs.tokens[chunk];
     const double done = state.engine_running ? state.engine_chunk_s : 0;
-    return std::max(0.0, tokens / goal.prefill_tokens_per_s - done) * (1 + kEngineMargin);
+    return std::max(0.0, tokens / goal.prefill_tokens_per_s - done) * (1 + margin);
   }
   // How many chunks the engine can have recomputed by then.
-  uint32_t reachable_front(double by_s) const {
+  uint32_t reachable_front(double by_s, double margin) const {
     uint32_t end = front;
-    while (end < costs.chunks() && state.now_s + engine_seconds(end + 1) <= by_s) ++end;
+    while (end < costs.chunks() && state.now_s + engine_seconds(end + 1, margin) <= by_s) ++end;
     return end;
   }
 };
@@ -79,9 +79,9 @@ bool base_is_safe(const Planning& p) {
 uint32_t plan_engine(const Planning& p, Plan& plan) {
   if (!p.has_engine() || !std::isfinite(p.goal.deadline_s)) return p.front;
   if (p.goal.recompute == RecomputeMode::kAlways) {
-    const uint32_t reachable = p.reachable_front(p.engine_deadline_s());
-    plan.run_engine = p.front < reachable;
-    return reachable;
+    // Without a margin: a chunk that is not done in time is lost only to the engine.
+    plan.run_engine = p.front < p.reachable_front(p.engine_deadline_s(), 0);
+    return p.reachable_front(p.engine_deadline_s(), kEngineMargin);
   }
   const uint32_t end = end_of_missing(p);
   if (end == p.front) return p.front;
@@ -103,7 +103,7 @@ uint32_t plan_engine(const Planning& p, Plan& plan) {
          p.state.now_s + static_cast<double>(base_bytes_missing(p, meeting)) * p.seconds_per_byte() > p.stop_s) {
     ++meeting;
   }
-  return std::min(meeting, std::max(p.front, p.reachable_front(p.engine_deadline_s())));
+  return std::min(meeting, std::max(p.front, p.reachable_front(p.engine_deadline_s(), 0)));
 }
 
 // Runs of chunks in [begin, end) whose base has not been asked for.
@@ -120,19 +120,20 @@ std::vector<RangeStep> missing_base_runs(const Planning& p, uint32_t begin, uint
   return runs;
 }
 
-// The base: in one range per gap, or, while the engine may have to step in, from the back in parts.
-void plan_base(const Planning& p, uint32_t begin, Plan& plan) {
+// The base: in one range per gap, or, while the engine may have to step in, from the back in parts. False: there is
+// more to ask for, later.
+bool plan_base(const Planning& p, uint32_t begin, Plan& plan) {
   std::vector<RangeStep> runs = missing_base_runs(p, begin, p.costs.chunks());
-  if (runs.empty()) return;
+  if (runs.empty()) return true;
   const double base_s = static_cast<double>(base_bytes_missing(p, begin)) * p.seconds_per_byte();
   const bool from_the_back = p.has_engine() && (!plan.base_is_safe || plan.run_engine || base_s > p.time_left_s() / 4);
   if (!from_the_back) {
     plan.next = std::move(runs);
-    return;
+    return true;
   }
   const uint64_t part_bytes = std::max<uint64_t>(1, p.costs.level_bytes(0) / kBaseRanges);
   uint64_t asked = p.state.bytes_on_the_way;
-  for (auto run = runs.rbegin(); run != runs.rend() && asked < 2 * part_bytes; ++run) {
+  for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
     while (run->chunks > 0 && asked < 2 * part_bytes) {
       RangeStep part{0, 1, run->first_chunk + run->chunks, 0};
       uint64_t bytes = 0;
@@ -144,7 +145,9 @@ void plan_base(const Planning& p, uint32_t begin, Plan& plan) {
       plan.next.push_back(part);
       asked += bytes;
     }
+    if (run->chunks > 0) return false;
   }
+  return true;
 }
 
 // What of `order` fits into `budget` bytes, skipping what does not; a chunk's level only after the one below it.
@@ -174,14 +177,15 @@ std::vector<RangeStep> first_batch(const Planning& p, const std::vector<Refineme
   return coalesce(std::move(now));
 }
 
-// Refinements of the chunks from `begin` on; `levels` becomes what every chunk will have.
-void plan_refinements(const Planning& p, uint32_t begin, std::vector<uint8_t>& levels, Plan& plan) {
+// Refinements of the chunks from `begin` on, once the base is on its way; `levels` becomes what every chunk will have.
+void plan_refinements(const Planning& p, uint32_t begin, bool base_asked_for, std::vector<uint8_t>& levels,
+                      Plan& plan) {
   const double base_on_the_way = static_cast<double>(base_bytes_missing(p, begin));
   const double waiting = std::max(static_cast<double>(p.state.bytes_on_the_way), base_on_the_way);
   const double capacity = p.time_left_s() / std::max(p.seconds_per_byte(), 1e-15) - waiting;
   const std::vector<Refinement> order = refinement_order(p.costs, levels, begin);
   std::vector<Refinement> chosen = fitting(order, capacity, levels);
-  if (!plan.next.empty() || p.time_left_s() <= 0 || order.empty()) return;
+  if (!base_asked_for || !plan.next.empty() || p.time_left_s() <= 0 || order.empty()) return;
   if (chosen.empty() && p.state.bytes_on_the_way == 0) {
     // By the estimate nothing fits any more. An attempt costs nothing but bytes.
     chosen.push_back(*std::min_element(order.begin(), order.end(), [&](const Refinement& a, const Refinement& b) {
@@ -275,16 +279,17 @@ std::string_view action_name(ActionKind kind) {
   return kind == ActionKind::kLoad ? "load" : kind == ActionKind::kRecompute ? "recompute" : "blend";
 }
 
-double loading_deadline_s(const ContextCosts& costs, const PlanGoal& goal) {
-  double tail_s = 0;
-  if (goal.decode_bytes_per_s > 0) {
-    uint64_t largest = 0;
-    for (uint32_t chunk = 0; chunk < costs.chunks(); ++chunk) {
-      largest = std::max(largest, costs.chunk_bytes(chunk, costs.levels()));
-    }
-    tail_s = static_cast<double>(largest) / goal.decode_bytes_per_s;
+double decoding_tail_s(const ContextCosts& costs, const PlanGoal& goal) {
+  if (goal.decode_bytes_per_s <= 0) return 0;
+  uint64_t largest = 0;
+  for (uint32_t chunk = 0; chunk < costs.chunks(); ++chunk) {
+    largest = std::max(largest, costs.chunk_bytes(chunk, costs.levels()));
   }
-  return goal.deadline_s - goal.last_prefill_s - tail_s;
+  return static_cast<double>(largest) / goal.decode_bytes_per_s;
+}
+
+double loading_deadline_s(const ContextCosts& costs, const PlanGoal& goal) {
+  return goal.deadline_s - goal.last_prefill_s - decoding_tail_s(costs, goal);
 }
 
 Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link,
@@ -296,11 +301,11 @@ Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const Throughput
   const uint32_t front = plan_engine(p, plan);
   // An engine that is slower than it said must not leave a gap: the base of what it may not reach comes too.
   const uint32_t base_begin =
-      p.goal.recompute == RecomputeMode::kAlways ? p.front + (front - p.front) * 4 / 5 : p.front;
-  plan_base(p, base_begin, plan);
+      p.goal.recompute == RecomputeMode::kAlways ? p.front + (front - p.front) * 9 / 10 : p.front;
+  const bool base_asked_for = plan_base(p, base_begin, plan);
   std::vector<uint8_t> levels = state.requested;
   for (uint32_t chunk = front; chunk < costs.chunks(); ++chunk) levels[chunk] = std::max<uint8_t>(levels[chunk], 1);
-  plan_refinements(p, front, levels, plan);
+  plan_refinements(p, front, base_asked_for, levels, plan);
   set_actions(p, front, levels, plan);
   plan_blend(p, front, plan);
   plan.expected_ready_s = expected_ready_s(p, front, plan);

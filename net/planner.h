@@ -96,7 +96,9 @@ struct Plan {
 
 Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link, const PlanState& state);
 
-// Loading has to end then: deadline, less the last prefill and the decoding of the largest chunk.
+// From the last arrival until it is decoded: the largest chunk, at all its levels.
+double decoding_tail_s(const ContextCosts& costs, const PlanGoal& goal);
+// Loading has to end then: deadline, less the last prefill and the decoding tail.
 double loading_deadline_s(const ContextCosts& costs, const PlanGoal& goal);
 
 }  // namespace kvpack

@@ -4,14 +4,15 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "net/simulator.h"
 
 namespace kvpack {
 
-// make_plan(), asked again at every event.
-std::unique_ptr<Policy> planner_policy();
+// make_plan(), asked again at every event. `recompute` overrides the scenario's.
+std::unique_ptr<Policy> planner_policy(std::optional<RecomputeMode> recompute = std::nullopt);
 
 // CacheGen (Liu et al., SIGCOMM 2024, section 5.3): before each chunk, the throughput of the last one is taken for that
 // of the rest; text (recompute) if that meets the deadline, else the best level at which everything left does, else the
@@ -39,7 +40,7 @@ std::unique_ptr<Policy> sparkv_policy();
 // whose transfer meets the deadline at the bandwidth measured at the start, and it stays.
 std::unique_ptr<Policy> kvserve_policy();
 
-// All of them, ours first.
+// All of them, ours first: with an engine that is idle, and sparing it.
 std::vector<std::unique_ptr<Policy>> all_policies();
 
 }  // namespace kvpack

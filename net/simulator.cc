@@ -44,9 +44,10 @@ class Simulation {
       if (move.compute) start_engine(*move.compute);
       const bool complete = state_.all_available();
       if (complete && (state_.now_s >= move.stop_s || (pending_.empty() && move.load.empty()))) break;
-      const double next_s = next_event_s(move, complete);
+      const double next_s = next_event_s(move);
       if (!(next_s < patience_s)) return never();
       advance(next_s);
+      if (state_.now_s >= move.stop_s) drop_refinements();
     }
     return finish();
   }
@@ -73,8 +74,9 @@ class Simulation {
         link_free_s_ = trace_.time_of(start_s_ + begin_s + latency_s, static_cast<double>(bytes)) - start_s_;
         const double decode_s =
             scenario_.goal.decode_bytes_per_s > 0 ? static_cast<double>(bytes) / scenario_.goal.decode_bytes_per_s : 0;
-        decoder_free_s_ = std::max(decoder_free_s_, link_free_s_) + decode_s;
-        pending_.push_back({level, chunk, bytes, link_free_s_ - begin_s, from_idle, decoder_free_s_});
+        const double usable_s = std::max(decoder_free_s_, link_free_s_);
+        decoder_free_s_ = usable_s + decode_s;
+        pending_.push_back({level, chunk, bytes, link_free_s_ - begin_s, from_idle, usable_s});
         state_.requested[chunk] = std::max<uint8_t>(state_.requested[chunk], static_cast<uint8_t>(level + 1));
         state_.bytes_on_the_way += bytes;
       }
@@ -92,11 +94,17 @@ class Simulation {
     engine_end_s_ = state_.now_s + context_.tokens[chunk] / scenario_.goal.prefill_tokens_per_s;
   }
 
-  double next_event_s(const PolicyMove& move, bool complete) const {
-    double next_s = kNoDeadline;
-    if (!pending_.empty()) next_s = pending_.front().usable_s;
+  void drop_refinements() {
+    for (const PendingBlock& block : pending_) {
+      if (block.level > 0) state_.bytes_on_the_way -= block.bytes;
+    }
+    std::erase_if(pending_, [](const PendingBlock& block) { return block.level > 0; });
+  }
+
+  double next_event_s(const PolicyMove& move) const {
+    double next_s = move.stop_s > state_.now_s ? move.stop_s : kNoDeadline;
+    if (!pending_.empty()) next_s = std::min(next_s, pending_.front().usable_s);
     if (state_.engine_running) next_s = std::min(next_s, engine_end_s_);
-    if (complete) next_s = std::min(next_s, std::max(move.stop_s, state_.now_s));
     if (move.look_again_s > state_.now_s) next_s = std::min(next_s, move.look_again_s);
     return next_s;
   }
@@ -117,7 +125,7 @@ class Simulation {
   void arrive() {
     const PendingBlock block = pending_.front();
     pending_.pop_front();
-    state_.held[block.chunk] = std::max<uint8_t>(state_.held[block.chunk], static_cast<uint8_t>(block.level + 1));
+    if (state_.held[block.chunk] == block.level) ++state_.held[block.chunk];  // useless without the levels below it
     state_.bytes_on_the_way -= block.bytes;
     outcome_.bytes += block.bytes;
     outcome_.arrivals.push_back({block.level, block.chunk, block.usable_s});
@@ -133,8 +141,18 @@ class Simulation {
       if (!computed) outcome_.distortion += context_.distortion_left(chunk, state_.held[chunk]);
     }
     if (state_.engine_running) outcome_.engine_s += state_.now_s - engine_begin_s_;
-    outcome_.ttft_s = state_.now_s + scenario_.goal.last_prefill_s;
+    const double loaded_s = outcome_.arrivals.empty() ? 0 : last_use_s() + decoding_tail_s(context_, scenario_.goal);
+    outcome_.ttft_s = std::max(state_.now_s, loaded_s) + scenario_.goal.last_prefill_s;
     return std::move(outcome_);
+  }
+
+  // When the last block that is used had arrived; a policy that stops has waited until then.
+  double last_use_s() const {
+    double last_s = 0;
+    for (const BlockArrival& block : outcome_.arrivals) {
+      if (state_.computed[block.chunk] == 0) last_s = std::max(last_s, block.arrived_s);
+    }
+    return last_s;
   }
 
   Outcome never() {

@@ -4,7 +4,8 @@
 //
 // Model: the link carries what was asked for in order; a request pays the trace's latency only where the link was idle
 // before (policies pipeline: the next request is on its way before the last answer ends). Decoding is a second station
-// behind the link, at decode_bytes_per_s. The engine computes one chunk at a time, each after all before it.
+// behind the link, at decode_bytes_per_s, and ends decoding_tail_s() after the last arrival. The engine computes one
+// chunk at a time, each after all before it.
 #pragma once
 
 #include <memory>
@@ -43,7 +44,7 @@ class Policy {
 struct BlockArrival {
   uint32_t level = 0;
   uint32_t chunk = 0;
-  double arrived_s = 0;  // usable: decoded
+  double arrived_s = 0;  // and the decoder has begun with it
 };
 
 struct Outcome {
