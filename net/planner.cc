@@ -126,7 +126,8 @@ bool plan_base(const Planning& p, uint32_t begin, Plan& plan) {
   std::vector<RangeStep> runs = missing_base_runs(p, begin, p.costs.chunks());
   if (runs.empty()) return true;
   const double base_s = static_cast<double>(base_bytes_missing(p, begin)) * p.seconds_per_byte();
-  const bool from_the_back = p.has_engine() && (!plan.base_is_safe || plan.run_engine || base_s > p.time_left_s() / 4);
+  const bool from_the_back = p.has_engine() && std::isfinite(p.stop_s) &&
+                             (!plan.base_is_safe || plan.run_engine || base_s > p.time_left_s() / 4);
   if (!from_the_back) {
     plan.next = std::move(runs);
     return true;
@@ -182,7 +183,8 @@ void plan_refinements(const Planning& p, uint32_t begin, bool base_asked_for, st
                       Plan& plan) {
   const double base_on_the_way = static_cast<double>(base_bytes_missing(p, begin));
   const double waiting = std::max(static_cast<double>(p.state.bytes_on_the_way), base_on_the_way);
-  const double capacity = p.time_left_s() / std::max(p.seconds_per_byte(), 1e-15) - waiting;
+  const double latency_s = p.state.bytes_on_the_way == 0 ? p.link.latency_s : 0;
+  const double capacity = (p.time_left_s() - latency_s) / std::max(p.seconds_per_byte(), 1e-15) - waiting;
   const std::vector<Refinement> order = refinement_order(p.costs, levels, begin);
   std::vector<Refinement> chosen = fitting(order, capacity, levels);
   if (!base_asked_for || !plan.next.empty() || p.time_left_s() <= 0 || order.empty()) return;
