@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cli/console.h"
+#include "net/url.h"
 
 namespace kvpack::cli {
 
@@ -32,11 +33,14 @@ Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, b
   return file.ok() ? std::move(file) : about_file(file.error(), path);
 }
 
-Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {
+Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path, const RangeSourceOptions& options) {
   auto input = std::make_unique<ArchiveInput>();
   if (path == "-") {
     KVPACK_ASSIGN_OR_RETURN(input->buffer_, read_input(path));
     input->source_ = std::make_unique<MemorySource>(input->buffer_, "standard input");
+  } else if (is_http_url(path) || is_s3_url(path) || is_file_url(path)) {
+    KVPACK_ASSIGN_OR_RETURN(input->remote_, open_range_source(path, options));
+    input->source_ = std::make_unique<RangeByteSource>(*input->remote_);
   } else {
     auto source = open_file_source(path);
     if (!source.ok()) return about_file(source.error(), path);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "codec/archive_codec.h"
+#include "net/range_source.h"
 
 namespace kvpack::cli {
 
@@ -17,14 +18,16 @@ Result<ModelFacts> read_model(const std::string& path);
 // `facts` may be null.
 Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, bool hadamard_rotated);
 
-// An open archive with what it reads from. Standard input is read whole.
+// An open archive with what it reads from: a path, or an http(s)://, s3:// or file:// URL. Standard input is read
+// whole.
 class ArchiveInput {
  public:
-  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path);
+  static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path, const RangeSourceOptions& options = {});
   const ArchiveReader& reader() const { return *reader_; }
 
  private:
   Bytes buffer_;
+  std::unique_ptr<RangeSource> remote_;
   std::unique_ptr<ByteSource> source_;
   std::unique_ptr<ArchiveReader> reader_;
 };

@@ -152,19 +152,24 @@ void print_planes(const ArchiveSummary& summary, const ArchiveShape& shape, cons
 }  // namespace
 
 void declare_inspect(CLI::App& verb, InspectArguments& arguments) {
-  verb.add_option("ARCHIVE", arguments.input, "archive; - for standard input")->type_name(kFileType)->required();
+  verb.add_option("ARCHIVE", arguments.input, "archive or its URL; - for standard input")
+      ->type_name(kFileType)
+      ->required();
   verb.add_flag("--layers", arguments.layers, "one line per layer and side, with bytes per level");
   verb.add_flag("--json", arguments.json, "print as JSON");
+  declare_net_options(verb, arguments.net);
   verb.footer(
       "Reads the directory, not the values; `kvpack verify` checks those.\n\n"
       "Examples:\n"
       "  kvpack inspect ctx.kvp\n"
       "  kvpack inspect ctx.kvp --layers\n"
+      "  kvpack inspect https://host/ctx.kvp\n"
       "  kvpack inspect ctx.kvp --json | jq .levels");
 }
 
 Result<int> run_inspect(const InspectArguments& arguments, Console& console) {
-  KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(arguments.input));
+  KVPACK_ASSIGN_OR_RETURN(const auto net, net_options(arguments.net));
+  KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(arguments.input, net));
   const ArchiveReader& reader = input->reader();
   const auto summary = summarize_archive(reader, arguments.layers || arguments.json);
   if (!summary.ok()) return about_file(summary.error(), arguments.input);

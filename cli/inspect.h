@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cli/console.h"
+#include "cli/net_options.h"
 
 namespace kvpack::cli {
 
@@ -13,6 +14,7 @@ struct InspectArguments {
   std::string input;
   bool layers = false;  // one line per layer and side instead of one per shape
   bool json = false;
+  NetArguments net;
 };
 
 void declare_inspect(CLI::App& verb, InspectArguments& arguments);

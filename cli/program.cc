@@ -16,6 +16,8 @@
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
 #include "cli/option_types.h"
+#include "cli/push.h"
+#include "cli/serve.h"
 #include "cli/verify.h"
 #include "cli/version.h"
 
@@ -39,6 +41,8 @@ struct CommandLine {
   VerifyArguments verify;
   DiffArguments diff;
   ModelArguments model;
+  PushArguments push;
+  ServeArguments serve;
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
@@ -86,6 +90,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
+  add_verb(line, "push", "upload an archive", line.push, declare_push, run_push);
+  add_verb(line, "serve", "serve a folder of archives over HTTP", line.serve, declare_serve, run_serve);
   add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
   add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
   line.completion.program = &line.app;

@@ -24,8 +24,9 @@ uint64_t tiles_of(const Directory& directory) {
 }
 
 // Checksums of every byte, then everything that a decode would read: identity, token ids, all tiles, the container.
-Result<Checked> verify_archive(const std::string& path, bool fast, const Console& console) {
-  KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path));
+Result<Checked> verify_archive(const std::string& path, bool fast, const RangeSourceOptions& net,
+                               const Console& console) {
+  KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path, net));
   const ArchiveReader& reader = input->reader();
   KVPACK_RETURN_IF_ERROR(reader.verify());
   KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
@@ -42,25 +43,27 @@ Result<Checked> verify_archive(const std::string& path, bool fast, const Console
 }  // namespace
 
 void declare_verify(CLI::App& verb, VerifyArguments& arguments) {
-  verb.add_option("ARCHIVE", arguments.inputs, "archives; - for standard input")
+  verb.add_option("ARCHIVE", arguments.inputs, "archives or their URLs; - for standard input")
       ->type_name(kFileType)
       ->required()
       ->expected(-1);
   verb.add_flag("--fast", arguments.fast, "checksums and structure only; decode nothing");
   verb.add_flag("--json", arguments.json, "print the findings as JSON");
+  declare_net_options(verb, arguments.net);
   verb.footer(
       "Exit code: 0 if all are whole, else that of the first bad one: 10 not an archive, 11 needs a newer\n"
-      "kvpack, 12 damaged, 13 beyond the limits, 30 cannot be read.\n\n"
+      "kvpack, 12 damaged, 13 beyond the limits, 20 network, 30 cannot be read.\n\n"
       "Examples:\n"
       "  kvpack verify ctx.kvp\n"
       "  kvpack verify --fast archives/*.kvp && echo all whole");
 }
 
 Result<int> run_verify(const VerifyArguments& arguments, Console& console) {
+  KVPACK_ASSIGN_OR_RETURN(const auto net, net_options(arguments.net));
   int exit_code = kExitOk;
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const std::string& path : arguments.inputs) {
-    const auto checked = verify_archive(path, arguments.fast, console);
+    const auto checked = verify_archive(path, arguments.fast, net, console);
     nlohmann::ordered_json found = {{"path", path}, {"ok", checked.ok()}};
     if (checked.ok()) {
       found["bytes"] = checked->bytes;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/console.h"
+#include "cli/net_options.h"
 
 namespace kvpack::cli {
 
@@ -14,6 +15,7 @@ struct VerifyArguments {
   std::vector<std::string> inputs;
   bool fast = false;  // checksums only, nothing is decoded
   bool json = false;
+  NetArguments net;
 };
 
 void declare_verify(CLI::App& verb, VerifyArguments& arguments);

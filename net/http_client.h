@@ -70,9 +70,13 @@ struct HttpRequest {
   std::string method = "GET";
   std::string url;                   // http(s)
   std::vector<std::string> headers;  // "Name: value"; may go to another host, unlike HttpOptions::headers
+  bool with_credentials = true;      // false: `url` is not on the host that HttpOptions' credentials are for
   // The body of a PUT or POST; must stay valid until on_done. No body at all unless `has_body`.
   ByteSpan body;
   bool has_body = false;
+  // Instead of `body`, for what is too large for memory: fills `out` from `offset` of a body of `body_bytes`.
+  std::function<Status(uint64_t offset, MutableByteSpan out)> read_body;
+  uint64_t body_bytes = 0;
 
   // Called just before each request is sent, redirects included as long as the host is the same; adds headers such as
   // a signature to `headers`.
@@ -101,7 +105,7 @@ struct HttpCounters {
 
 class HttpClient {
  public:
-  // Errors: invalid_argument (headers with line breaks, no certificates where CURL_CA_BUNDLE points), network.
+  // Errors: invalid_argument for what is no header, and for line breaks in headers or credentials.
   static Result<std::unique_ptr<HttpClient>> create(HttpOptions options);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;

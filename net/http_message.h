@@ -13,6 +13,8 @@
 
 namespace kvpack {
 
+inline Error network_error(std::string message) { return {ErrorKind::kNetwork, std::move(message)}; }
+
 struct HttpHead {
   int status = 0;
   std::vector<std::pair<std::string, std::string>> fields;  // names in lower case, values trimmed, in order
@@ -26,6 +28,25 @@ struct HttpHead {
 std::optional<int> parse_status_line(std::string_view line);
 // "Name: value"; nullopt if it is no field. Folded lines (obsolete, RFC 9112 5.2) are none.
 std::optional<std::pair<std::string, std::string>> parse_field(std::string_view line);
+
+// Header lines, one at a time as they arrive, into the head of the final response: interim ones (1xx) are passed over.
+class HeadParser {
+ public:
+  static constexpr uint64_t kMaxBytes = 64 * 1024;  // lines of all heads and trailers of one response
+
+  // `line` with its line break. True once the head is complete; later lines (trailers) are counted and dropped.
+  // Errors: network for more than kMaxBytes, for what is no header, and for a Content-Length that is no number or
+  // contradicts another.
+  Result<bool> add(std::string_view line);
+  bool complete() const { return complete_; }
+  const HttpHead& head() const { return head_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  HttpHead head_;
+  uint64_t bytes_ = 0;
+  bool complete_ = false;
+};
 
 // `Content-Range: bytes FIRST-LAST/TOTAL`, or `bytes */TOTAL` of a 416 (then `last` < `first`).
 struct ContentRange {

@@ -2,7 +2,7 @@
 # Sourced by tests/run and samples/run: installs what is missing on Debian 12, configures and builds.
 # shellcheck shell=sh
 
-kvpack_packages="g++ cmake ninja-build pkg-config libzstd-dev libcurl4-openssl-dev libcli11-dev libeigen3-dev libfmt-dev
+kvpack_packages="g++ cmake ninja-build pkg-config libzstd-dev libcurl4-openssl-dev libssl-dev libcpp-httplib-dev nginx-light openssl libcli11-dev libeigen3-dev libfmt-dev
   doctest-dev libxxhash-dev nlohmann-json3-dev"
 
 # install_packages PACKAGE...: those that are not there yet, with sudo where needed.
