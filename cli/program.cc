@@ -16,6 +16,7 @@
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
 #include "cli/option_types.h"
+#include "cli/plan.h"
 #include "cli/push.h"
 #include "cli/serve.h"
 #include "cli/verify.h"
@@ -39,6 +40,7 @@ struct CommandLine {
   DecodeArguments decode;
   InspectArguments inspect;
   VerifyArguments verify;
+  PlanArguments plan;
   DiffArguments diff;
   ModelArguments model;
   PushArguments push;
@@ -89,6 +91,7 @@ void declare_program(CommandLine& line) {
   add_verb(line, "inspect", "show what an archive holds", line.inspect, declare_inspect, run_inspect);
   add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
+  add_verb(line, "plan", "predict a fetch on a given link", line.plan, declare_plan, run_plan);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "push", "upload an archive", line.push, declare_push, run_push);
   add_verb(line, "serve", "serve a folder of archives over HTTP", line.serve, declare_serve, run_serve);

@@ -31,7 +31,7 @@ struct Planning {
   }
   double time_left_s() const { return std::max(0.0, stop_s - state.now_s); }
   bool has_engine() const {
-    return goal.prefill_tokens_per_s > 0 && goal.recompute != RecomputeMode::kNever && costs.recomputable;
+    return goal.prefill_tokens_per_s > 0 && goal.recompute != RecomputeMode::kOff && costs.recomputable;
   }
   double engine_deadline_s() const { return goal.deadline_s - goal.last_prefill_s; }
   // From now until the chunks before `end` are recomputed.

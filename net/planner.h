@@ -26,7 +26,7 @@ namespace kvpack {
 inline constexpr double kNoDeadline = std::numeric_limits<double>::infinity();
 
 enum class RecomputeMode : uint8_t {
-  kNever,
+  kOff,
   kWhenNeeded,  // only as much as the deadline demands: the engine has other work
   kAlways,      // whatever it can: the engine is idle, and what it computes is exact
 };

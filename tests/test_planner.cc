@@ -170,7 +170,7 @@ TEST_CASE("plan: recompute from the front, base from the back, where the base ca
                                         [](const ChunkAction& a) { return a.kind == ActionKind::kRecompute; });
   CHECK(recomputed >= 12);
   CHECK(recomputed <= 14);
-  goal.recompute = RecomputeMode::kNever;
+  goal.recompute = RecomputeMode::kOff;
   CHECK_FALSE(make_plan(costs, goal, link, PlanState(32)).run_engine);
 }
 
