@@ -20,18 +20,6 @@ struct DecodeTimes {
   double write_seconds = 0;
 };
 
-Result<Bytes> write_converted(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan) {
-  std::vector<int32_t> tokens;
-  KVPACK_ASSIGN_OR_RETURN(const KvTensor tensor, decode_tensor(reader, plan.options, &tokens));
-  if (plan.format == KvFileFormat::kSafetensors) return write_safetensors(tensor, tokens, plan.dtype);
-  if (plan.format == KvFileFormat::kNpy) return write_npy(tensor, plan.dtype);
-  Bytes container;
-  if (identity.source_format == KvFileFormat::kLlamaState && reader.has_section(SectionKind::kContainer)) {
-    KVPACK_ASSIGN_OR_RETURN(container, reader.section(SectionKind::kContainer));
-  }
-  return write_llama_state(tensor, tokens, container, plan.layout);
-}
-
 nlohmann::ordered_json json_of(const DecodeArguments& arguments, const ArchiveReader& reader, const DecodePlan& plan,
                                uint64_t output_bytes, const DecodeTimes& times) {
   const uint32_t level = plan.options.level.value_or(reader.directory().levels - 1);
@@ -116,8 +104,7 @@ Result<int> run_decode(const DecodeArguments& arguments, Console& console) {
   DecodeTimes times;
   Progress progress(console, "decoding", identity->source_bytes);
   plan.options.progress = progress.callback();
-  const auto bytes =
-      plan.restores_source ? restore_file(reader, plan.options) : write_converted(reader, *identity, plan);
+  const auto bytes = decode_file(reader, *identity, plan);
   progress.clear();
   if (!bytes.ok()) return about_file(bytes.error(), arguments.input);
   times.decode_seconds = watch.lap();
