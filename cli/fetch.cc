@@ -14,6 +14,9 @@
 #include "cli/progress.h"
 #include "cli/quantity_options.h"
 #include "cli/table.h"
+#include "net/engine/engine_front.h"
+#include "net/engine/graft_front.h"
+#include "net/engine/llama_server.h"
 #include "net/fetcher.h"
 #include "net/throughput_store.h"
 
@@ -24,6 +27,8 @@ constexpr double kDefaultCacheBytes = 10e9;
 // Of writing the file, sync and rename, which a deadline has to leave time for.
 constexpr double kWriteBytesPerS = 400e6;
 constexpr double kWriteLatencyS = 0.02;
+// Of an engine that has not computed anything yet and whose speed was not given: careful.
+constexpr double kAssumedTokensPerS = 200;
 
 // One fetch from opening to decoded file.
 struct Fetched {
@@ -45,6 +50,45 @@ std::unique_ptr<ChunkCache> cache_of(const FetchArguments& arguments) {
 
 double write_reserve_s(const ArchiveReader& reader) {
   return kWriteLatencyS + static_cast<double>(context_costs(reader.directory()).raw_bytes) / kWriteBytesPerS;
+}
+
+// The engine that may recompute the front, and the thread that drives it.
+struct FrontEngine {
+  std::unique_ptr<LlamaServer> server;
+  std::unique_ptr<EngineFront> front;
+};
+
+Result<FrontEngine> front_engine_of(const FetchArguments& arguments, const ArchiveReader& reader) {
+  FrontEngine engine;
+  if (arguments.engine.empty()) return engine;
+  LlamaServerOptions options;
+  options.url = arguments.engine;
+  options.slot_folder = arguments.slot_folder;
+  options.slot = arguments.slot;
+  KVPACK_ASSIGN_OR_RETURN(engine.server, LlamaServer::create(std::move(options)));
+  KVPACK_RETURN_IF_ERROR(engine.server->check_health());
+  // Positions must be the tokens' indices, or the front is not a prompt.
+  auto tokens = read_tokens(reader);
+  const auto& sets = reader.shape().token_sets;
+  if (!tokens.ok() || sets.size() != 1 || sets[0].positions.size() > tokens->size()) return engine;
+  for (size_t i = 0; i < sets[0].positions.size(); ++i) {
+    if (sets[0].positions[i] != static_cast<int32_t>(i)) return engine;
+  }
+  std::vector<uint32_t> ends;
+  for (const ChunkShape& chunk : reader.directory().chunks) ends.push_back(chunk.first_token + chunk.tokens);
+  engine.front = std::make_unique<EngineFront>(*engine.server, std::move(*tokens), std::move(ends),
+                                               arguments.prefill_tokens_per_s.value_or(kAssumedTokensPerS));
+  return engine;
+}
+
+// Tokens of the chunks that were recomputed from the front on.
+uint32_t recomputed_tokens(const FetchReport& report, const ArchiveReader& reader) {
+  uint32_t tokens = 0;
+  for (size_t chunk = 0; chunk < report.actions.size(); ++chunk) {
+    if (report.actions[chunk].kind != ActionKind::kRecompute) break;
+    tokens += reader.directory().chunks[chunk].tokens;
+  }
+  return tokens;
 }
 
 class FetchRun {
@@ -92,7 +136,9 @@ class FetchRun {
     const bool has_deadline = arguments_.ttft_s.has_value();
     FetchDecoder decoder(reader, has_deadline ? 1 : directory.levels, arguments_.threads);
     Progress progress(console_, "fetching", context_costs(directory).total_bytes());
+    KVPACK_ASSIGN_OR_RETURN(FrontEngine engine, front_engine_of(arguments_, reader));
     FetchOptions options = options_for(reader, decoder, progress);
+    options.engine = engine.front.get();
     options.cache = remote ? cache_.get() : nullptr;
     options.part = part.get();
     const std::string folder = default_cache_folder();
@@ -105,7 +151,12 @@ class FetchRun {
     }
     if (report->replaced) return replaced(source);
     Fetched fetched;
+    engine.front.reset();  // waits for what the engine is still at: it has one slot
     KVPACK_ASSIGN_OR_RETURN(fetched.file, decoder.finish());
+    if (const uint32_t tokens = recomputed_tokens(*report, reader); tokens > 0) {
+      KVPACK_ASSIGN_OR_RETURN(Bytes state, engine.server->export_kv());
+      KVPACK_ASSIGN_OR_RETURN(fetched.file, graft_front(std::move(fetched.file), std::move(state), tokens));
+    }
     fetched.name = source.name();
     fetched.archive_bytes = source.size();
     fetched.requests = source.counters().requests;
@@ -126,6 +177,7 @@ class FetchRun {
     options.start = start_;
     options.goal.deadline_s = arguments_.ttft_s.value_or(kNoDeadline);
     options.goal.last_prefill_s = arguments_.last_prefill_s.value_or(0);
+    options.goal.recompute = recompute_mode(arguments_.recompute);
     const double reserve_s = write_reserve_s(reader);
     options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.on_open = [&decoder] { decoder.open(); };
@@ -238,6 +290,18 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
                "deadline of the first token: bring what can be had by then (default: everything)");
   add_duration(verb, "--last-prefill", arguments.last_prefill_s,
                "leave so much of it for the prompt's new part (default: nothing)");
+  auto* engine = verb.add_option("--engine", arguments.engine,
+                                 "llama-server that may recompute the context's front where the link is too slow")
+                     ->type_name("URL");
+  verb.add_option("--slot-save-path", arguments.slot_folder, "the folder it was started with, as seen from here")
+      ->type_name("FOLDER")
+      ->needs(engine);
+  engine->needs("--slot-save-path");
+  verb.add_option("--slot", arguments.slot, "the slot it may use (default: 0)")->type_name("N")->needs(engine);
+  add_number_above(verb, "--prefill-tok-s", arguments.prefill_tokens_per_s, 0,
+                   "its speed, until it has been measured (default: 200)")
+      ->needs(engine);
+  add_recompute_choice(verb, arguments.recompute)->needs(engine);
   auto* cache = verb.add_option("--cache", arguments.cache, "keep chunks in this folder, and take them from there")
                     ->type_name("FOLDER");
   add_size(verb, "--cache-size", arguments.cache_bytes, "its limit (default: 10GB)")->needs(cache);

@@ -16,6 +16,11 @@ struct FetchArguments {
   std::string output;
   std::optional<double> ttft_s;
   std::optional<double> last_prefill_s;
+  std::string engine;       // URL of a llama-server; "": none
+  std::string slot_folder;  // its --slot-save-path
+  uint32_t slot = 0;
+  std::optional<double> prefill_tokens_per_s;
+  std::string recompute = "needed";
   std::string cache;
   std::optional<double> cache_bytes;
   bool no_cache = false;

@@ -29,7 +29,7 @@ class FakeLlama {
     server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
       response.set_content(R"({"status":"ok"})", "application/json");
     });
-    server_.Post("/tokenize", [this](const httplib::Request& request, httplib::Response& response) {
+    server_.Post("/tokenize", [](const httplib::Request& request, httplib::Response& response) {
       nlohmann::json tokens = {1};
       for (const char c : nlohmann::json::parse(request.body).at("content").get<std::string>()) tokens.push_back(c);
       response.set_content(nlohmann::json{{"tokens", tokens}}.dump(), "application/json");
@@ -55,7 +55,7 @@ class FakeLlama {
     });
     port_ = server_.bind_to_any_port("127.0.0.1");
     thread_ = std::thread([this] { server_.listen_after_bind(); });
-    server_.wait_until_ready();
+    while (!server_.is_running()) std::this_thread::yield();
   }
   ~FakeLlama() {
     server_.stop();
@@ -150,7 +150,7 @@ TEST_CASE("llama-server: answers that make no sense end in one clear error") {
     server.Post(".*", any);
     const int port = server.bind_to_any_port("127.0.0.1");
     std::thread thread([&] { server.listen_after_bind(); });
-    server.wait_until_ready();
+    while (!server.is_running()) std::this_thread::yield();
     const auto engine = adapter("http://127.0.0.1:" + std::to_string(port));
     CAPTURE(answer);
     CHECK_FALSE(engine->check_health().ok());
@@ -168,7 +168,7 @@ TEST_CASE("llama-server: answers that make no sense end in one clear error") {
 TEST_CASE("fetch with an engine: the front is recomputed while the back is loaded, where the link is too slow") {
   const SampleArchive sample = fetch_sample(32, 6000);  // a base of about 300 kB
   const std::string body(as_text(sample.file));
-  // 64 KiB at once, then 60 kB/s: a fifth of the base in time.
+  // 64 KiB at once, then 60 kB/s: half of the base in time.
   ScriptedServer slow([&](const auto& request, auto& connection) {
     if (request.number == 0) return answer_right(request, connection, body);
     const RightAnswer right = right_answer(request, body.size());
@@ -188,11 +188,11 @@ TEST_CASE("fetch with an engine: the front is recomputed while the back is loade
   EngineFront front(*engine, tokens, ends, 200);
   FetchOptions options;
   options.engine = &front;
-  options.goal.deadline_s = 1.5;
+  options.goal.deadline_s = 3;
   const NetTime begin = NetClock::now();
   const TestFetch fetch = test_fetch(slow.url(), sample, options);
   REQUIRE(fetch.report.ok());
-  CHECK(std::chrono::duration<double>(NetClock::now() - begin).count() < 1.7);
+  CHECK(std::chrono::duration<double>(NetClock::now() - begin).count() < 3.3);
   uint32_t recomputed = 0;
   for (const ChunkAction& action : fetch.report->actions) recomputed += action.kind == ActionKind::kRecompute ? 1 : 0;
   CHECK(recomputed > 0);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/engine/engine_front.h"
 
+#include <chrono>
+
 namespace kvpack {
 
 EngineFront::EngineFront(Engine& engine, std::vector<int32_t> tokens, std::vector<uint32_t> chunk_ends,
@@ -21,8 +23,8 @@ EngineFront::~EngineFront() {
 }
 
 double EngineFront::prefill_tokens_per_s() const {
-  const double measured = engine_.prefill_tokens_per_s();
-  return measured > 0 ? measured : assumed_tokens_per_s_;
+  const std::lock_guard lock(mutex_);
+  return seconds_ > 0 ? tokens_computed_ / seconds_ : assumed_tokens_per_s_;
 }
 
 void EngineFront::begin_chunk(uint32_t chunk) {
@@ -51,10 +53,14 @@ void EngineFront::work() {
     }
     lock.unlock();
     // All tokens up to the chunk's end: the engine reuses what it has.
+    const auto begin = std::chrono::steady_clock::now();
     const auto report = engine_.prefill(std::span(tokens_).first(chunk_ends_[chunk]));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     lock.lock();
     if (report.ok()) {
       computed_ = chunk + 1;
+      tokens_computed_ += report->computed_tokens;
+      seconds_ += took.count();
     } else {
       status_ = report.error();
     }

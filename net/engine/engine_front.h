@@ -21,6 +21,7 @@ class EngineFront : public FrontComputer {
               double assumed_tokens_per_s);
   ~EngineFront() override;
 
+  // By the clock, calls and all: what a plan has to reckon with.
   double prefill_tokens_per_s() const override;
   void begin_chunk(uint32_t chunk) override;
   Result<uint32_t> computed_chunks() override;
@@ -32,10 +33,12 @@ class EngineFront : public FrontComputer {
   const std::vector<int32_t> tokens_;
   const std::vector<uint32_t> chunk_ends_;
   const double assumed_tokens_per_s_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<uint32_t> wanted_;
   uint32_t computed_ = 0;
+  double tokens_computed_ = 0;
+  double seconds_ = 0;
   Status status_;
   bool ended_ = false;
   std::thread thread_;
