@@ -11,10 +11,12 @@ namespace {
 
 constexpr double kLowQuantile = 2;        // standard errors
 constexpr double kEngineMargin = 0.02;    // engines are now and then slower than they say
+constexpr double kNoReturnMargin = 0.3;   // where nothing else would save the deadline
 constexpr uint32_t kBaseRanges = 8;       // of a base that comes from the back
 constexpr double kBatchShare = 1.0 / 8;   // of what still fits: ask for so much at once
 constexpr double kLookAgainShare = 0.02;  // of the deadline
 constexpr double kSilentLatencies = 4;
+constexpr double kSureSamples = 3;
 
 // Everything that the parts of a plan share.
 struct Planning {
@@ -87,7 +89,7 @@ uint32_t plan_engine(const Planning& p, Plan& plan) {
   if (end == p.front) return p.front;
   // If the engine starts by then it can do what is missing alone, whatever the link does: the deadline cannot be
   // missed any more.
-  const double point_of_no_return_s = p.engine_deadline_s() - p.engine_seconds(end);
+  const double point_of_no_return_s = p.engine_deadline_s() - p.engine_seconds(end, kNoReturnMargin);
   const bool alone = point_of_no_return_s >= p.state.now_s;
   if (alone) {
     const double margin_s = kLookAgainShare * p.goal.deadline_s;
@@ -126,8 +128,10 @@ bool plan_base(const Planning& p, uint32_t begin, Plan& plan) {
   std::vector<RangeStep> runs = missing_base_runs(p, begin, p.costs.chunks());
   if (runs.empty()) return true;
   const double base_s = static_cast<double>(base_bytes_missing(p, begin)) * p.seconds_per_byte();
-  const bool from_the_back = p.has_engine() && std::isfinite(p.stop_s) &&
-                             (!plan.base_is_safe || plan.run_engine || base_s > p.time_left_s() / 4);
+  // One good sample is no promise: buckets empty, neighbours wake.
+  const bool sure =
+      plan.base_is_safe && !plan.run_engine && p.link.samples >= kSureSamples && base_s <= p.time_left_s() / 4;
+  const bool from_the_back = p.has_engine() && std::isfinite(p.stop_s) && !sure;
   if (!from_the_back) {
     plan.next = std::move(runs);
     return true;
