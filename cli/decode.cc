@@ -12,7 +12,6 @@
 #include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "cli/table.h"
-#include "formats/key_order.h"
 
 namespace kvpack::cli {
 namespace {
@@ -21,21 +20,6 @@ struct DecodeTimes {
   double decode_seconds = 0;
   double write_seconds = 0;
 };
-
-Result<Bytes> write_converted(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan) {
-  std::vector<int32_t> tokens;
-  KVPACK_ASSIGN_OR_RETURN(KvTensor tensor, decode_tensor(reader, plan.options, &tokens));
-  if (key_order_differs(identity.model_architecture, identity.source_format, plan.format)) {
-    KVPACK_ASSIGN_OR_RETURN(tensor, with_key_order_of(plan.format, tensor));
-  }
-  if (plan.format == KvFileFormat::kSafetensors) return write_safetensors(tensor, tokens, plan.dtype);
-  if (plan.format == KvFileFormat::kNpy) return write_npy(tensor, plan.dtype);
-  Bytes container;
-  if (identity.source_format == KvFileFormat::kLlamaState && reader.has_section(SectionKind::kContainer)) {
-    KVPACK_ASSIGN_OR_RETURN(container, reader.section(SectionKind::kContainer));
-  }
-  return write_llama_state(tensor, tokens, container, plan.layout);
-}
 
 nlohmann::ordered_json json_of(const DecodeArguments& arguments, const ArchiveReader& reader, const DecodePlan& plan,
                                uint64_t output_bytes, const DecodeTimes& times) {
@@ -74,10 +58,7 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "KV file to write; - for standard output")
       ->type_name(kFileType)
       ->required();
-  verb.add_option("--profile", arguments.profile,
-                  "the profile that the archive names (default: the embedded, an installed one, or beside --model)")
-      ->type_name(kFileType);
-  verb.add_option("-m,--model", arguments.model, "the model beside which a profile may lie")->type_name(kFileType);
+  declare_profile_options(verb, arguments.profile, arguments.model);
   add_range(verb, "--tokens", arguments.tokens, "only tokens at positions A to B-1");
   add_range(verb, "--layers", arguments.layers, "only layers A to B-1");
   verb.add_option("--level", arguments.level, "stop at this level, 0 being the coarsest (default: the best)")
@@ -128,8 +109,7 @@ Result<int> run_decode(const DecodeArguments& arguments, Console& console) {
   DecodeTimes times;
   Progress progress(console, "decoding", identity->source_bytes);
   plan.options.progress = progress.callback();
-  const auto bytes =
-      plan.restores_source ? restore_file(reader, plan.options) : write_converted(reader, *identity, plan);
+  const auto bytes = decode_file(reader, *identity, plan);
   progress.clear();
   if (!bytes.ok()) return about_file(bytes.error(), arguments.input);
   times.decode_seconds = watch.lap();

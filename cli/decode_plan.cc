@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/decode_plan.h"
+#include "formats/key_order.h"
 
 #include <fmt/format.h>
 
@@ -89,6 +90,21 @@ Status check_options_fit(const DecodeArguments& arguments, KvFileFormat format, 
   return {};
 }
 
+Result<Bytes> write_converted(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan) {
+  std::vector<int32_t> tokens;
+  KVPACK_ASSIGN_OR_RETURN(KvTensor tensor, decode_tensor(reader, plan.options, &tokens));
+  if (key_order_differs(identity.model_architecture, identity.source_format, plan.format)) {
+    KVPACK_ASSIGN_OR_RETURN(tensor, with_key_order_of(plan.format, tensor));
+  }
+  if (plan.format == KvFileFormat::kSafetensors) return write_safetensors(tensor, tokens, plan.dtype);
+  if (plan.format == KvFileFormat::kNpy) return write_npy(tensor, plan.dtype);
+  Bytes container;
+  if (identity.source_format == KvFileFormat::kLlamaState && reader.has_section(SectionKind::kContainer)) {
+    KVPACK_ASSIGN_OR_RETURN(container, reader.section(SectionKind::kContainer));
+  }
+  return write_llama_state(tensor, tokens, container, plan.layout);
+}
+
 }  // namespace
 
 Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveReader& reader,
@@ -116,6 +132,10 @@ Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveRe
   }
   plan.restores_source = !selects && !converts && !plan.layout.swa_guard_cell;
   return plan;
+}
+
+Result<Bytes> decode_file(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan) {
+  return plan.restores_source ? restore_file(reader, plan.options) : write_converted(reader, identity, plan);
 }
 
 }  // namespace kvpack::cli

@@ -24,4 +24,7 @@ struct DecodePlan {
 Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveReader& reader,
                                const ArchiveIdentity& identity);
 
+// The KV file that the plan describes.
+Result<Bytes> decode_file(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan);
+
 }  // namespace kvpack::cli

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/input_file.h"
+#include "cli/option_types.h"
 #include "codec/profile_file.h"
 
 namespace kvpack::cli {
@@ -58,6 +59,13 @@ std::optional<LoadedProfile> first_that(const std::string& model_path,
 }
 
 }  // namespace
+
+void declare_profile_options(CLI::App& verb, std::string& profile, std::string& model) {
+  verb.add_option("--profile", profile,
+                  "the profile that the archive names (default: the embedded, an installed one, or beside --model)")
+      ->type_name(kFileType);
+  verb.add_option("-m,--model", model, "the model beside which a profile may lie")->type_name(kFileType);
+}
 
 Result<std::optional<LoadedProfile>> find_profile_for_model(const std::string& given, const std::string& model_path,
                                                             const ModelFacts& facts) {

@@ -3,6 +3,7 @@
 // $XDG_DATA_HOME/kvpack/profiles (~/.local/share by default).
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <optional>
 #include <string>
@@ -20,6 +21,9 @@ struct LoadedProfile {
   std::string hash;
   Profile profile;
 };
+
+// --profile and --model, for verbs that decode.
+void declare_profile_options(CLI::App& verb, std::string& profile, std::string& model);
 
 // For encoding: `given` is --profile ("" if not given: the profile whose model fingerprint is the model's, if one is
 // found). Errors: of the given file; invalid_argument if it is another model's.

@@ -12,11 +12,13 @@
 #include "cli/diff.h"
 #include "cli/encode.h"
 #include "cli/exit_code.h"
+#include "cli/fetch.h"
 #include "cli/inspect.h"
 #include "cli/man_page.h"
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
 #include "cli/option_types.h"
+#include "cli/plan.h"
 #include "cli/profile.h"
 #include "cli/push.h"
 #include "cli/serve.h"
@@ -41,6 +43,8 @@ struct CommandLine {
   DecodeArguments decode;
   InspectArguments inspect;
   VerifyArguments verify;
+  FetchArguments fetch;
+  PlanArguments plan;
   DiffArguments diff;
   ModelArguments model;
   ProfileArguments profile;
@@ -99,6 +103,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "inspect", "show what an archive holds", line.inspect, declare_inspect, run_inspect);
   add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
+  add_verb(line, "fetch", "bring a context from a URL before a deadline", line.fetch, declare_fetch, run_fetch);
+  add_verb(line, "plan", "predict a fetch on a given link", line.plan, declare_plan, run_plan);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
            declare_profile, run_profile);

@@ -82,6 +82,12 @@ struct IndexRange {
   uint32_t end = UINT32_MAX;  // exclusive
 };
 
+// One chunk to decode, up to a number of its levels.
+struct DecodeStep {
+  uint32_t chunk = 0;
+  uint32_t levels = 1;
+};
+
 struct DecodeOptions {
   std::optional<uint32_t> level;  // highest level to use; unset: all
   IndexRange positions;           // tokens whose position lies in the range
@@ -89,6 +95,9 @@ struct DecodeOptions {
   const Profile* profile = nullptr;  // what ArchiveIdentity::profile_hash names; null if the archive needs none
   unsigned threads = 0;              // 0: one per core
   ProgressFn progress;
+  // Instead of all chunks in order at `level`: what to decode next, nullopt at the end. It may wait, for bytes that are
+  // still on their way; a chunk may come again with more levels, and what it had is overwritten.
+  std::function<std::optional<DecodeStep>()> next_step;
 };
 
 // What the identity section says (FORMAT.md, "Identity").

@@ -91,6 +91,24 @@ Result<std::vector<int8_t>> key_tile_classes(const ArchiveReader& reader, uint32
   return read_tile_token_classes(context, tile);
 }
 
+// What DecodeOptions say to decode, one chunk after the other.
+class ChunkWalk {
+ public:
+  ChunkWalk(const DecodeOptions& options, uint32_t chunks, uint32_t levels)
+      : options_(options), chunks_(chunks), levels_(levels) {}
+  std::optional<DecodeStep> next() {
+    if (options_.next_step) return options_.next_step();
+    if (chunk_ == chunks_) return std::nullopt;
+    return DecodeStep{chunk_++, levels_};
+  }
+
+ private:
+  const DecodeOptions& options_;
+  const uint32_t chunks_;
+  const uint32_t levels_;
+  uint32_t chunk_ = 0;
+};
+
 // Where a chunk's decoded rows go. Called for every wanted tile, from several threads.
 struct TileSink {
   std::function<MutableKvView(const ChunkShape& chunk, uint32_t plane)> rows;
@@ -166,11 +184,14 @@ struct ChunkDecoder {
 // Walks the chunks; `wanted` decides by chunk and plane.
 Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
                      const std::function<bool(const ChunkShape&, const PlaneShape&)>& wanted, const TileSink& sink) {
-  KVPACK_ASSIGN_OR_RETURN(uint32_t levels, levels_to_decode(reader, options));
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t all_levels, levels_to_decode(reader, options));
   KVPACK_ASSIGN_OR_RETURN(std::vector<PlaneParameters> parameters, read_all_parameters(reader, options.profile));
   const ArchiveShape& shape = reader.shape();
   const std::vector<ChunkShape>& chunks = reader.directory().chunks;
-  for (uint32_t c = 0; c < chunks.size(); ++c) {
+  ChunkWalk walk(options, static_cast<uint32_t>(chunks.size()), all_levels);
+  while (const auto step = walk.next()) {
+    const uint32_t c = step->chunk;
+    const uint32_t levels = step->levels;
     const ChunkShape& chunk = chunks[c];
     std::vector<bool> planes;
     for (uint32_t p = 0; p < chunk.planes; ++p) planes.push_back(wanted(chunk, shape.planes[chunk.first_plane + p]));

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// The llama-server adapter against a server that answers as llama.cpp v0.5.0 does (and, where it says so, as it must
+// not).
+#include <doctest/doctest.h>
+#include <httplib.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "net/engine/engine_front.h"
+#include "net/engine/llama_server.h"
+#include "tests/fetch_samples.h"
+#include "tests/scripted_server.h"
+
+using namespace kvpack;
+
+namespace {
+
+// Remembers one slot's tokens; computes 1,000 tokens/s, on paper.
+class FakeLlama {
+ public:
+  FakeLlama() {
+    server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
+      response.set_content(R"({"status":"ok"})", "application/json");
+    });
+    server_.Post("/tokenize", [](const httplib::Request& request, httplib::Response& response) {
+      nlohmann::json tokens = {1};
+      for (const char c : nlohmann::json::parse(request.body).at("content").get<std::string>()) tokens.push_back(c);
+      response.set_content(nlohmann::json{{"tokens", tokens}}.dump(), "application/json");
+    });
+    server_.Post("/completion", [this](const httplib::Request& request, httplib::Response& response) {
+      complete(nlohmann::json::parse(request.body), response);
+    });
+    server_.Post("/slots/0", [this](const httplib::Request& request, httplib::Response& response) {
+      const std::string file = folder + "/" + nlohmann::json::parse(request.body).at("filename").get<std::string>();
+      if (request.get_param_value("action") == "save") {
+        std::ofstream(file) << "state of " << slot.size();
+        response.set_content(nlohmann::json{{"n_saved", slot.size()}}.dump(), "application/json");
+        return;
+      }
+      std::ifstream in(file);
+      restored.assign(std::istreambuf_iterator<char>(in), {});
+      if (restored.rfind("state", 0) == 0) {
+        response.set_content(R"({"n_restored": 7})", "application/json");
+      } else {
+        response.status = 400;
+        response.set_content(R"({"error":{"code":400,"message":"Unable to restore slot"}})", "application/json");
+      }
+    });
+    port_ = server_.bind_to_any_port("127.0.0.1");
+    thread_ = std::thread([this] { server_.listen_after_bind(); });
+    while (!server_.is_running()) std::this_thread::yield();
+  }
+  ~FakeLlama() {
+    server_.stop();
+    thread_.join();
+  }
+  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+
+  std::string folder;
+  std::string restored;
+  std::vector<int> slot;
+  std::vector<size_t> computed;
+  bool forgets = false;
+
+ private:
+  void complete(const nlohmann::json& body, httplib::Response& response) {
+    const auto prompt = body.at("prompt").get<std::vector<int>>();
+    size_t same = 0;
+    while (same < slot.size() && same < prompt.size() && slot[same] == prompt[same]) ++same;
+    same = std::min(same, prompt.size() - 1);  // the last token is always computed
+    slot = prompt;
+    computed.push_back(prompt.size() - same);
+    const nlohmann::json timings = {{"cache_n", forgets ? 0 : same},
+                                    {"prompt_n", prompt.size() - same},
+                                    {"prompt_ms", static_cast<double>(prompt.size() - same)}};
+    response.set_content(nlohmann::json{{"content", ""}, {"timings", timings}}.dump(), "application/json");
+  }
+
+  httplib::Server server_;
+  int port_ = 0;
+  std::thread thread_;
+};
+
+std::unique_ptr<LlamaServer> adapter(const std::string& url, const std::string& folder = "") {
+  LlamaServerOptions options;
+  options.url = url;
+  options.slot_folder = folder;
+  options.timeout_s = 20;
+  auto server = LlamaServer::create(options);
+  REQUIRE(server.ok());
+  return std::move(*server);
+}
+
+}  // namespace
+
+TEST_CASE("llama-server: health, tokens, prefill that reuses what is there") {
+  FakeLlama fake;
+  const auto engine = adapter(fake.url() + "/");
+  CHECK(engine->check_health().ok());
+  CHECK(engine->tokenize("ab").value() == std::vector<int32_t>{1, 'a', 'b'});
+  CHECK(engine->prefill_tokens_per_s() == 0);
+  std::vector<int32_t> tokens(500);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i);
+  const auto first = engine->prefill(std::span(tokens).first(200));
+  REQUIRE(first.ok());
+  CHECK(first->computed_tokens == 200);
+  const auto second = engine->prefill(tokens);
+  REQUIRE(second.ok());
+  CHECK(second->computed_tokens == 300);
+  CHECK(second->reused_tokens == 200);
+  CHECK(engine->prefill_tokens_per_s() == doctest::Approx(1000));
+  fake.forgets = true;
+  CHECK_FALSE(engine->prefill(tokens).ok());
+}
+
+TEST_CASE("llama-server: state goes out and in through the slot folder, and leaves nothing there") {
+  FakeLlama fake;
+  const auto folder = fresh_folder("slots");
+  fake.folder = folder.string();
+  const auto engine = adapter(fake.url(), folder.string());
+  REQUIRE(engine->prefill(std::vector<int32_t>{1, 2, 3}).ok());
+  const auto state = engine->export_kv();
+  REQUIRE(state.ok());
+  CHECK(as_text(*state) == "state of 3");
+  CHECK(engine->import_kv(*state).value() == 7);
+  CHECK(fake.restored == "state of 3");
+  const auto refused = engine->import_kv(as_byte_span("rubbish"));
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message.find("Unable to restore slot") != std::string::npos);
+  CHECK(std::filesystem::is_empty(folder));
+  CHECK_FALSE(adapter(fake.url())->export_kv().ok());
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("llama-server: answers that make no sense end in one clear error") {
+  for (const char* answer : {"", "[]", "{}", "{\"status\":\"loading\"}", "{\"tokens\":\"x\"}", "{\"tokens\":[\"x\"]}",
+                             "{\"timings\":{}}", "{\"timings\":{\"prompt_n\":-1,\"prompt_ms\":1}}", "<html>"}) {
+    httplib::Server server;
+    const auto any = [&](const httplib::Request&, httplib::Response& response) {
+      response.set_content(answer, "application/json");
+    };
+    server.Get(".*", any);
+    server.Post(".*", any);
+    const int port = server.bind_to_any_port("127.0.0.1");
+    std::thread thread([&] { server.listen_after_bind(); });
+    while (!server.is_running()) std::this_thread::yield();
+    const auto engine = adapter("http://127.0.0.1:" + std::to_string(port));
+    CAPTURE(answer);
+    CHECK_FALSE(engine->check_health().ok());
+    CHECK_FALSE(engine->tokenize("a").ok());
+    const auto prefilled = engine->prefill(std::vector<int32_t>{1});
+    REQUIRE_FALSE(prefilled.ok());
+    CHECK(prefilled.error().kind == ErrorKind::kNetwork);
+    server.stop();
+    thread.join();
+  }
+  CHECK_FALSE(adapter("http://127.0.0.1:1")->check_health().ok());
+  CHECK_FALSE(LlamaServer::create({"ftp://x", "", "", 0, 1}).ok());
+}
+
+TEST_CASE("fetch with an engine: the front is recomputed while the back is loaded, where the link is too slow") {
+  const SampleArchive sample = fetch_sample(32, 6000);  // a base of about 300 kB
+  const std::string body(as_text(sample.file));
+  // 64 KiB at once, then 20 kB/s per connection: half of the base in time.
+  ScriptedServer slow([&](const auto& request, auto& connection) {
+    if (request.number == 0) return answer_right(request, connection, body);
+    const RightAnswer right = right_answer(request, body.size());
+    connection.send(right.head);
+    for (uint64_t at = 0; at < right.bytes; at += 3000) {
+      if (!connection.wait(std::chrono::milliseconds(150))) return;
+      if (!connection.send(std::string_view(body).substr(right.first + at, std::min<uint64_t>(3000, right.bytes - at))))
+        return;
+    }
+  });
+  FakeLlama fake;
+  const auto engine = adapter(fake.url());
+  std::vector<int32_t> tokens(32 * 8);
+  std::vector<uint32_t> ends;
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i);
+  for (uint32_t chunk = 1; chunk <= 32; ++chunk) ends.push_back(chunk * 8);
+  EngineFront front(*engine, tokens, ends, 200);
+  FetchOptions options;
+  options.engine = &front;
+  options.goal.deadline_s = 3;
+  const NetTime begin = NetClock::now();
+  const TestFetch fetch = test_fetch(slow.url(), sample, options);
+  REQUIRE_MESSAGE(fetch.report.ok(), (fetch.report.ok() ? "" : fetch.report.error().message));
+  // The link alone would need 5.6 s. (Calls to an engine are long beside chunks of 8 tokens: not a test of
+  // punctuality.)
+  CHECK(std::chrono::duration<double>(NetClock::now() - begin).count() < 5);
+  uint32_t recomputed = 0;
+  for (const ChunkAction& action : fetch.report->actions) recomputed += action.kind == ActionKind::kRecompute ? 1 : 0;
+  CHECK(recomputed > 0);
+  CHECK(fetch.report->actions.back().kind == ActionKind::kLoad);
+  REQUIRE_FALSE(fake.computed.empty());
+  for (const size_t count : fake.computed) CHECK(count <= 8);  // each chunk once
+}
+
+// With a real llama-server: KVPACK_LLAMA_SERVER names the program, KVPACK_LLAMA_MODEL a GGUF.
+TEST_CASE("llama-server: the real one" * doctest::skip(std::getenv("KVPACK_LLAMA_SERVER") == nullptr ||
+                                                       std::getenv("KVPACK_LLAMA_MODEL") == nullptr)) {
+  const auto folder = fresh_folder("real-slots");
+  const int port = 20000 + static_cast<int>(::getpid() % 20000);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const std::string port_text = std::to_string(port), slots = folder.string() + "/";
+    ::execl(std::getenv("KVPACK_LLAMA_SERVER"), "llama-server", "-m", std::getenv("KVPACK_LLAMA_MODEL"), "--port",
+            port_text.c_str(), "--slot-save-path", slots.c_str(), "-c", "1024", "--parallel", "1", "-t", "1",
+            "--cache-ram", "0", static_cast<char*>(nullptr));
+    ::_exit(127);
+  }
+  REQUIRE(child > 0);
+  const auto engine = adapter("http://127.0.0.1:" + std::to_string(port), folder.string());
+  bool healthy = false;
+  for (int i = 0; i < 120 && !healthy; ++i) {
+    healthy = engine->check_health().ok();
+    if (!healthy) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  }
+  CHECK(healthy);
+  if (healthy) {
+    std::string text;
+    for (int i = 0; i < 40; ++i) text += "The harbour lay quiet under the evening sky. ";
+    const auto tokens = engine->tokenize(text);
+    REQUIRE(tokens.ok());
+    REQUIRE(tokens->size() > 200);
+    const auto first = engine->prefill(std::span(*tokens).first(100));
+    REQUIRE(first.ok());
+    CHECK(first->computed_tokens == 100);
+    const auto second = engine->prefill(*tokens);
+    REQUIRE(second.ok());
+    CHECK(second->reused_tokens >= 99);
+    const auto state = engine->export_kv();
+    REQUIRE(state.ok());
+    CHECK(engine->import_kv(*state).value() == tokens->size());
+    const auto warm = engine->prefill(*tokens);
+    REQUIRE(warm.ok());
+    CHECK(warm->computed_tokens <= 1);
+  }
+  ::kill(child, SIGTERM);
+  ::waitpid(child, nullptr, 0);
+  std::filesystem::remove_all(folder);
+}
