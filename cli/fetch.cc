@@ -12,6 +12,7 @@
 #include "cli/output_file.h"
 #include "cli/printable.h"
 #include "cli/progress.h"
+#include "cli/profile_lookup.h"
 #include "cli/quantity_options.h"
 #include "cli/table.h"
 #include "net/engine/engine_front.h"

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/profile_lookup.h"
 #include "cli/fetch_decoder.h"
 
 #include <algorithm>
 
+#include "cli/profile_lookup.h"
 #include "cli/quantities.h"
 
 namespace kvpack::cli {

@@ -32,6 +32,7 @@ struct Arguments {
   std::string model;
   std::string text;
   std::string kvpack;
+  std::string profile;  // "": none
   uint32_t prefix = 700;
   uint32_t continuation = 256;
   int threads = 1;
@@ -138,18 +139,26 @@ void check_bounds(Experiment* experiment, const QualityBounds& bounds, bool iden
   }
 }
 
-Status measure_quality(Experiment* experiment, const QualityBounds& bounds) {
+// `profile`: "" for none.
+Status measure_quality(Experiment* experiment, const QualityBounds& bounds, const std::string& profile) {
   const std::string quality(bounds.quality);
-  const std::string archive = experiment->scratch.file(quality + ".kvp");
-  const std::string back = experiment->scratch.file(quality + ".bin");
+  const std::string name = profile.empty() ? quality : quality + ", profile";
+  const std::string archive = experiment->scratch.file(name + ".kvp");
+  const std::string back = experiment->scratch.file(name + ".bin");
   const std::string& kvpack = experiment->arguments.kvpack;
-  KVPACK_ASSIGN_OR_RETURN(const double encode_ms,
-                          run_program({kvpack, "encode", experiment->state_path, "--model", experiment->arguments.model,
-                                       "--quality", quality, "-o", archive}));
-  KVPACK_ASSIGN_OR_RETURN(const double decode_ms, run_program({kvpack, "decode", archive, "-o", back}));
+  std::vector<std::string> encode = {kvpack,      "encode", experiment->state_path, "--model", experiment->arguments.model,
+                                     "--quality", quality,  "-o",                   archive};
+  std::vector<std::string> decode = {kvpack, "decode", archive, "-o", back};
+  if (profile.empty()) {
+    encode.emplace_back("--no-profile");
+  } else {
+    for (auto* command : {&encode, &decode}) command->insert(command->end(), {"--profile", profile});
+  }
+  KVPACK_ASSIGN_OR_RETURN(const double encode_ms, run_program(encode));
+  KVPACK_ASSIGN_OR_RETURN(const double decode_ms, run_program(decode));
   KVPACK_ASSIGN_OR_RETURN(const Bytes encoded, read_file(archive));
   KVPACK_ASSIGN_OR_RETURN(const Bytes restored, read_file(back));
-  KVPACK_RETURN_IF_ERROR(measure(experiment, quality, back, encoded.size()));
+  KVPACK_RETURN_IF_ERROR(measure(experiment, name, back, encoded.size()));
   experiment->rows.back().encode_ms = encode_ms;
   experiment->rows.back().decode_ms = decode_ms;
   check_bounds(experiment, bounds, restored == experiment->state);
@@ -174,7 +183,12 @@ Status measure_zstd(Experiment* experiment) {
 }
 
 Status measure_all(Experiment* experiment) {
-  for (const QualityBounds& bounds : kQualityBounds) KVPACK_RETURN_IF_ERROR(measure_quality(experiment, bounds));
+  for (const QualityBounds& bounds : kQualityBounds) {
+    KVPACK_RETURN_IF_ERROR(measure_quality(experiment, bounds, ""));
+    if (!experiment->arguments.profile.empty() && !bounds.byte_identical) {
+      KVPACK_RETURN_IF_ERROR(measure_quality(experiment, bounds, experiment->arguments.profile));
+    }
+  }
   KVPACK_RETURN_IF_ERROR(measure(experiment, "f16", experiment->state_path, experiment->state.size()));
   KVPACK_RETURN_IF_ERROR(measure_quantized_cache(experiment, DType::kQ8_0));
   KVPACK_RETURN_IF_ERROR(measure_quantized_cache(experiment, DType::kQ4_0));
@@ -237,6 +251,7 @@ int main(int argc, char** argv) {
   app.add_option("--model", arguments.model, "GGUF")->required();
   app.add_option("--text", arguments.text, "text whose first tokens fill the cache")->required();
   app.add_option("--kvpack", arguments.kvpack, "the kvpack program")->required();
+  app.add_option("--profile", arguments.profile, "the model's profile: every lossy quality with and without it");
   app.add_option("--prefix", arguments.prefix, "tokens in the cache")
       ->capture_default_str()
       ->check(CLI::Range(1u, 1u << 20));

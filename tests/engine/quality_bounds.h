@@ -19,9 +19,9 @@ inline constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
 inline constexpr std::array<QualityBounds, 4> kQualityBounds = {{
     {"lossless", true, 0, 0},
-    {"high", false, 0.005, 0.02},
-    {"medium", false, 0.05, kUnbounded},
-    {"low", false, 0.5, kUnbounded},
+    {"high", false, 0.001, 0.01},
+    {"medium", false, 0.015, 0.03},
+    {"low", false, 0.1, 0.1},
 }};
 
 }  // namespace kvpack::engine

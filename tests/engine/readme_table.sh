@@ -28,9 +28,9 @@ status=0
 block=$(mktemp) log=$(mktemp)
 trap 'rm -f "$block" "$log"' EXIT
 
-# table NAME MODEL_AS_TYPED TEXT TOKENS: a heading, the command, what it prints.
+# table NAME MODEL_AS_TYPED TEXT TOKENS [PROFILE]: a heading, the command, what it prints.
 table() {
-  command="$report --llama \$KVPACK_LLAMA_DIR --model $2 --text $3 --prefix $4 --continuation 256 --kvpack $kvpack"
+  command="$report --llama \$KVPACK_LLAMA_DIR --model $2 --text $3 --prefix $4 --continuation 256 --kvpack $kvpack${5:+ --profile $5}"
   {
     echo
     echo "**$1**"
@@ -49,9 +49,9 @@ cat >"$block" <<TEXT
 Measured with $("$kvpack" --version) ($compiler) and llama.cpp v0.5.0 on one thread of an $processor. The commands
 need \`eval "\$(sh tests/engine/fetch_llama.sh --gemma)"\` before them.
 TEXT
-table "SmolLM2 135M" '$KVPACK_SMOLLM2_GGUF' tests/engine/texts/story.txt 700
+table "SmolLM2 135M" '$KVPACK_SMOLLM2_GGUF' tests/engine/texts/story.txt 700 samples/profiles/smollm2-135m.kvprofile
 table "Gemma 3 270M" '$KVPACK_GEMMA_GGUF' tests/engine/texts/report.txt 700
-table "nano" samples/nano-f16.gguf samples/lighthouse.txt 1024
+table "nano" samples/nano-f16.gguf samples/lighthouse.txt 1024 samples/profiles/nano.kvprofile
 
 if [ -z "$update" ]; then
   cat "$block"
