@@ -74,10 +74,7 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "KV file to write; - for standard output")
       ->type_name(kFileType)
       ->required();
-  verb.add_option("--profile", arguments.profile,
-                  "the profile that the archive names (default: the embedded, an installed one, or beside --model)")
-      ->type_name(kFileType);
-  verb.add_option("-m,--model", arguments.model, "the model beside which a profile may lie")->type_name(kFileType);
+  declare_profile_of_archive(verb, arguments.profile, arguments.model);
   add_range(verb, "--tokens", arguments.tokens, "only tokens at positions A to B-1");
   add_range(verb, "--layers", arguments.layers, "only layers A to B-1");
   verb.add_option("--level", arguments.level, "stop at this level, 0 being the coarsest (default: the best)")

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <vector>
 
 #include "cli/input_file.h"
+#include "cli/option_types.h"
 #include "codec/profile_file.h"
 
 namespace kvpack::cli {
@@ -102,6 +104,13 @@ Result<std::optional<LoadedProfile>> find_profile_for_archive(const std::string&
       "the archive needs profile {} of {}, which it does not carry: name it with --profile, or copy it to {}",
       identity.profile_hash, identity.model_name.empty() ? "its model" : identity.model_name,
       installed_folder().string()));
+}
+
+void declare_profile_of_archive(CLI::App& verb, std::string& profile, std::string& model) {
+  verb.add_option("--profile", profile,
+                  "the profile that the archive names (default: the embedded, one beside --model, or an installed one)")
+      ->type_name(kFileType);
+  verb.add_option("-m,--model", model, "the model beside which a profile may lie")->type_name(kFileType);
 }
 
 }  // namespace kvpack::cli

@@ -3,7 +3,7 @@
 // $XDG_DATA_HOME/kvpack/profiles (~/.local/share by default).
 #pragma once
 
-#include <functional>
+#include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
 
@@ -32,5 +32,8 @@ Result<std::optional<LoadedProfile>> find_profile_for_model(const std::string& g
 Result<std::optional<LoadedProfile>> find_profile_for_archive(const std::string& given, const std::string& model_path,
                                                               const ArchiveReader& reader,
                                                               const ArchiveIdentity& identity);
+
+// --profile and --model of a verb that decodes archives.
+void declare_profile_of_archive(CLI::App& verb, std::string& profile, std::string& model);
 
 }  // namespace kvpack::cli
