@@ -58,7 +58,7 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "KV file to write; - for standard output")
       ->type_name(kFileType)
       ->required();
-  declare_profile_options(verb, arguments.profile, arguments.model);
+  declare_profile_of_archive(verb, arguments.profile, arguments.model);
   add_range(verb, "--tokens", arguments.tokens, "only tokens at positions A to B-1");
   add_range(verb, "--layers", arguments.layers, "only layers A to B-1");
   verb.add_option("--level", arguments.level, "stop at this level, 0 being the coarsest (default: the best)")

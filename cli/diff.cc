@@ -9,6 +9,7 @@
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
 #include "cli/option_types.h"
+#include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "cli/tensor_distance.h"
@@ -16,17 +17,24 @@
 namespace kvpack::cli {
 namespace {
 
-Result<KvTensor> load_tensor(const std::string& path, const ModelFacts* facts, const Console& console) {
+Result<KvTensor> load_tensor(const std::string& path, const ModelFacts* facts, const DiffArguments& arguments,
+                             const Console& console) {
   auto archive = ArchiveInput::open(path);
   if (!archive.ok() && archive.error().kind != ErrorKind::kNotKvpack) return archive.error();
   if (!archive.ok()) {
     KVPACK_ASSIGN_OR_RETURN(KvFile file, read_kv_input(path, facts, /*hadamard_rotated=*/true));
     return std::move(file.tensor);
   }
+  const ArchiveReader& reader = (*archive)->reader();
+  const auto identity = read_identity(reader);
+  if (!identity.ok()) return about_file(identity.error(), path);
+  const auto profile = find_profile_for_archive(arguments.profile, arguments.model, reader, *identity);
+  if (!profile.ok()) return about_file(profile.error(), path);
   Progress progress(console, "decoding");
   DecodeOptions options;
+  if (*profile) options.profile = &(*profile)->profile;
   options.progress = progress.callback();
-  auto tensor = decode_tensor((*archive)->reader(), options, nullptr);
+  auto tensor = decode_tensor(reader, options, nullptr);
   return tensor.ok() ? std::move(tensor) : about_file(tensor.error(), path);
 }
 
@@ -110,7 +118,10 @@ void declare_diff(CLI::App& verb, DiffArguments& arguments) {
       ->type_name(kFileType)
       ->required();
   verb.add_option("B", arguments.second, "KV file or archive")->type_name(kFileType)->required();
-  verb.add_option("-m,--model", arguments.model, "the model, where layer numbers cannot be read from the files")
+  verb.add_option("-m,--model", arguments.model,
+                  "the model, where layer numbers cannot be read from the files; a profile may lie beside it")
+      ->type_name(kFileType);
+  verb.add_option("--profile", arguments.profile, "the profile that an archive names (default: as decode finds it)")
       ->type_name(kFileType);
   verb.add_flag("--json", arguments.json, "print as JSON");
   verb.footer(
@@ -129,8 +140,8 @@ Result<int> run_diff(const DiffArguments& arguments, Console& console) {
     KVPACK_ASSIGN_OR_RETURN(facts, read_model(arguments.model));
   }
   const ModelFacts* model = facts ? &*facts : nullptr;
-  KVPACK_ASSIGN_OR_RETURN(const KvTensor first, load_tensor(arguments.first, model, console));
-  KVPACK_ASSIGN_OR_RETURN(const KvTensor second, load_tensor(arguments.second, model, console));
+  KVPACK_ASSIGN_OR_RETURN(const KvTensor first, load_tensor(arguments.first, model, arguments, console));
+  KVPACK_ASSIGN_OR_RETURN(const KvTensor second, load_tensor(arguments.second, model, arguments, console));
   const auto planes = distance_between(first, second);
   if (!planes.ok()) return planes.error().within(arguments.first + " and " + arguments.second);
   const Totals totals = totals_of(*planes);

@@ -12,7 +12,8 @@ namespace kvpack::cli {
 struct DiffArguments {
   std::string first;
   std::string second;
-  std::string model;  // "": none
+  std::string model;    // "": none
+  std::string profile;  // "": embedded, beside the model, or installed
   bool json = false;
 };
 

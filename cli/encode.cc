@@ -40,7 +40,7 @@ Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& argument
   std::optional<LoadedProfile> none;
   if (model == nullptr && !arguments.profile.empty())
     return invalid_argument("--profile needs --model: a profile is used on keys with RoPE undone");
-  if (model != nullptr && !arguments.no_profile && arguments.quality != quality_name(Quality::kLossless)) {
+  if (model != nullptr && !arguments.no_profile && (arguments.quality != quality_name(Quality::kLossless) || arguments.tokens.keep_top)) {
     KVPACK_ASSIGN_OR_RETURN(none, find_profile_for_model(arguments.profile, arguments.model, *model));
   }
   if (arguments.embed_profile && !none)
@@ -86,6 +86,7 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
              "decorrelating transform (default: auto)");
   verb.add_option("--low-rank", arguments.low_rank, "rank of the low-rank part of a tile (default: 0, none)")
       ->type_name("N");
+  declare_tokens(verb, arguments.tokens);
   verb.add_option("--chunk-tokens", arguments.chunk_tokens, "tokens per chunk (default: 256)")
       ->type_name("N")
       ->check(CLI::Range(1u, kMaxChunkTokens).description(""));
@@ -101,13 +102,15 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
       "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
       "  kvpack encode slot.bin -m model.json --quality lossless -o ctx.kvp\n"
       "  kvpack encode slot.bin -m model.gguf --bits 2.5 --text prompt.txt -o ctx.kvp\n"
+      "  kvpack encode slot.bin -m model.gguf --keep-top 0.5 --merge-dropped -o ctx.kvp\n"
       "  ssh gpu cat slot.bin | kvpack encode - -m model.gguf -o - > ctx.kvp");
 }
 
 Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   KVPACK_RETURN_IF_ERROR(check_standard_input_used_once(arguments));
   KVPACK_ASSIGN_OR_RETURN(const auto output, OutputFile::prepare(arguments.output, arguments.overwrite,
-                                                                 {arguments.input, arguments.model, arguments.text, arguments.profile}));
+                                                                 {arguments.input, arguments.model, arguments.text, arguments.profile,
+                                                                  arguments.tokens.saliency, arguments.tokens.keep}));
   if (output->is_stdout()) console.send_reports_to_stderr();
   KVPACK_ASSIGN_OR_RETURN(EncodeOptions options, encode_options(arguments));
 
@@ -117,16 +120,19 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   }
 
   Stopwatch watch;
-  KVPACK_ASSIGN_OR_RETURN(const KvFile file,
-                          read_kv_input(arguments.input, facts ? &*facts : nullptr, !arguments.no_hadamard));
-  if (file.facts) facts = file.facts;  // reordered to the file's channels
-  const ModelFacts* model = facts ? &*facts : nullptr;
+  const KvReadOptions read{facts ? &*facts : nullptr, !arguments.no_hadamard};
+  KVPACK_ASSIGN_OR_RETURN(KvFile file, read_kv_input(arguments.input, read.facts, read.hadamard_rotated));
+  const std::optional<ModelFacts> reordered = file.facts;  // to the file's channels
+  const ModelFacts* model = reordered ? &*reordered : read.facts;
   KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile, profile_for(arguments, model));
   if (profile) {
     options.profile = &profile->profile;
     options.profile_hash = profile->hash;
     if (arguments.embed_profile) options.embedded_profile = profile->bytes;
   }
+  std::vector<std::string> notes;
+  const Status chosen = choose_tokens(arguments.tokens, read, model, file, options, notes);
+  if (!chosen.ok()) return chosen.error();
   EncodeTimes times;
   times.read_seconds = watch.lap();
 
@@ -139,7 +145,8 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   KVPACK_RETURN_IF_ERROR(output->commit());
   times.write_seconds = output->write_seconds();
 
-  const EncodeSummary summary{arguments, file, *report, times, notes_of(*report, model)};
+  for (std::string& note : notes_of(*report, model)) notes.push_back(std::move(note));
+  const EncodeSummary summary{arguments, file, *report, times, std::move(notes)};
   if (arguments.json) {
     console.print_json(json_of(summary));
   } else if (!console.quiet()) {

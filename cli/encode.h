@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cli/console.h"
+#include "cli/token_choice.h"
 
 namespace kvpack::cli {
 
@@ -24,6 +25,7 @@ struct EncodeArguments {
   std::optional<double> max_error;
   std::string transform = "auto";
   uint32_t low_rank = 0;
+  TokenArguments tokens;
   uint32_t chunk_tokens = 0;  // 0: the format's default
   std::string text;           // file with the prompt; "": none
   bool no_hadamard = false;

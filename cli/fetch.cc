@@ -288,7 +288,7 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "KV file to write; - for standard output")
       ->type_name(kFileType)
       ->required();
-  declare_profile_options(verb, arguments.profile, arguments.model);
+  declare_profile_of_archive(verb, arguments.profile, arguments.model);
   add_duration(verb, "--ttft", arguments.ttft_s,
                "deadline of the first token: bring what can be had by then (default: everything)");
   add_duration(verb, "--last-prefill", arguments.last_prefill_s,

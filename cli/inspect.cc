@@ -23,6 +23,13 @@ std::string model_text(const ArchiveIdentity& identity) {
                      identity.model_architecture, identity.model_fingerprint);
 }
 
+std::string profile_text(const ArchiveReader& reader, const ArchiveIdentity& identity) {
+  if (identity.profile_hash.empty()) return "none needed";
+  return identity.profile_hash + (reader.has_section(SectionKind::kProfile)
+                                      ? " (embedded)"
+                                      : ": needed to decode, not carried (decode --profile)");
+}
+
 std::string token_set_text(const TokenSetShape& set) {
   if (set.positions.empty()) return "none";
   return fmt::format("{} at positions {} to {}{}", grouped(set.positions.size()), set.positions.front(),
@@ -54,6 +61,7 @@ Fields identity_fields(const ArchiveReader& reader, const ArchiveSummary& summar
       {"source", fmt::format("{}, {} bytes", identity.source_description, grouped(identity.source_bytes))},
       {"module", identity.source_module.empty() ? "-" : identity.source_module},
       {"model", model_text(identity)},
+      {"profile", profile_text(reader, identity)},
       {"quality", identity.quality},
       {"values", fmt::format("{} ({} bytes as stored)", grouped(summary.values), grouped(summary.value_bytes))}};
   add_token_fields(reader, fields);

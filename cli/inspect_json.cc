@@ -8,6 +8,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json json_of_profile(const ArchiveReader& reader, const ArchiveIdentity& identity) {
+  if (identity.profile_hash.empty()) return nullptr;
+  return {{"hash", identity.profile_hash}, {"embedded", reader.has_section(SectionKind::kProfile)}};
+}
+
 Json json_of_identity(const ArchiveIdentity& identity) {
   return {{"creator", identity.creator},
           {"model",
@@ -72,6 +77,7 @@ Json json_of(const std::string& path, const ArchiveReader& reader, const Archive
                {"archive_id", reader.archive_id()},
                {"bytes", reader.file_bytes()},
                {"identity", json_of_identity(summary.identity)},
+               {"profile", json_of_profile(reader, summary.identity)},
                {"values", summary.values},
                {"value_bytes", summary.value_bytes},
                {"chunk_tokens", reader.shape().chunk_tokens},

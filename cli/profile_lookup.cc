@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <vector>
 
 #include "cli/input_file.h"
@@ -60,13 +61,6 @@ std::optional<LoadedProfile> first_that(const std::string& model_path,
 
 }  // namespace
 
-void declare_profile_options(CLI::App& verb, std::string& profile, std::string& model) {
-  verb.add_option("--profile", profile,
-                  "the profile that the archive names (default: the embedded, an installed one, or beside --model)")
-      ->type_name(kFileType);
-  verb.add_option("-m,--model", model, "the model beside which a profile may lie")->type_name(kFileType);
-}
-
 Result<std::optional<LoadedProfile>> find_profile_for_model(const std::string& given, const std::string& model_path,
                                                             const ModelFacts& facts) {
   if (given.empty()) {
@@ -110,6 +104,13 @@ Result<std::optional<LoadedProfile>> find_profile_for_archive(const std::string&
       "the archive needs profile {} of {}, which it does not carry: name it with --profile, or copy it to {}",
       identity.profile_hash, identity.model_name.empty() ? "its model" : identity.model_name,
       installed_folder().string()));
+}
+
+void declare_profile_of_archive(CLI::App& verb, std::string& profile, std::string& model) {
+  verb.add_option("--profile", profile,
+                  "the profile that the archive names (default: the embedded, one beside --model, or an installed one)")
+      ->type_name(kFileType);
+  verb.add_option("-m,--model", model, "the model beside which a profile may lie")->type_name(kFileType);
 }
 
 }  // namespace kvpack::cli

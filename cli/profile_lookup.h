@@ -4,7 +4,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -22,9 +21,6 @@ struct LoadedProfile {
   Profile profile;
 };
 
-// --profile and --model, for verbs that decode.
-void declare_profile_options(CLI::App& verb, std::string& profile, std::string& model);
-
 // For encoding: `given` is --profile ("" if not given: the profile whose model fingerprint is the model's, if one is
 // found). Errors: of the given file; invalid_argument if it is another model's.
 Result<std::optional<LoadedProfile>> find_profile_for_model(const std::string& given, const std::string& model_path,
@@ -36,5 +32,8 @@ Result<std::optional<LoadedProfile>> find_profile_for_model(const std::string& g
 Result<std::optional<LoadedProfile>> find_profile_for_archive(const std::string& given, const std::string& model_path,
                                                               const ArchiveReader& reader,
                                                               const ArchiveIdentity& identity);
+
+// --profile and --model of a verb that decodes archives.
+void declare_profile_of_archive(CLI::App& verb, std::string& profile, std::string& model);
 
 }  // namespace kvpack::cli

@@ -7,6 +7,7 @@
 #include "cli/input_file.h"
 #include "cli/option_types.h"
 #include "cli/printable.h"
+#include "cli/profile_lookup.h"
 #include "cli/progress.h"
 
 namespace kvpack::cli {
@@ -24,16 +25,19 @@ uint64_t tiles_of(const Directory& directory) {
 }
 
 // Checksums of every byte, then everything that a decode would read: identity, token ids, all tiles, the container.
-Result<Checked> verify_archive(const std::string& path, bool fast, const RangeSourceOptions& net,
-                               const Console& console) {
+Result<Checked> verify_archive(const std::string& path, const VerifyArguments& arguments,
+                               const RangeSourceOptions& net, const Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path, net));
   const ArchiveReader& reader = input->reader();
   KVPACK_RETURN_IF_ERROR(reader.verify());
   KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
-  if (!fast) {
+  if (!arguments.fast) {
     if (reader.has_section(SectionKind::kTokens)) KVPACK_RETURN_IF_ERROR(read_tokens(reader));
+    KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
+                            find_profile_for_archive(arguments.profile, arguments.model, reader, identity));
     Progress progress(console, "verifying", identity.source_bytes);
     DecodeOptions options;
+    if (profile) options.profile = &profile->profile;
     options.progress = progress.callback();
     KVPACK_RETURN_IF_ERROR(restore_file(reader, options));
   }
@@ -47,7 +51,8 @@ void declare_verify(CLI::App& verb, VerifyArguments& arguments) {
       ->type_name(kFileType)
       ->required()
       ->expected(-1);
-  verb.add_flag("--fast", arguments.fast, "checksums and structure only; decode nothing");
+  declare_profile_of_archive(verb, arguments.profile, arguments.model);
+  verb.add_flag("--fast", arguments.fast, "checksums and structure only; decode nothing (needs no profile)");
   verb.add_flag("--json", arguments.json, "print the findings as JSON");
   declare_net_options(verb, arguments.net);
   verb.footer(
@@ -63,7 +68,7 @@ Result<int> run_verify(const VerifyArguments& arguments, Console& console) {
   int exit_code = kExitOk;
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const std::string& path : arguments.inputs) {
-    const auto checked = verify_archive(path, arguments.fast, net, console);
+    const auto checked = verify_archive(path, arguments, net, console);
     nlohmann::ordered_json found = {{"path", shown_name(path)}, {"ok", checked.ok()}};
     if (checked.ok()) {
       found["bytes"] = checked->bytes;

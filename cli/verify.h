@@ -13,6 +13,8 @@ namespace kvpack::cli {
 
 struct VerifyArguments {
   std::vector<std::string> inputs;
+  std::string profile;  // "": embedded, beside the model, or installed
+  std::string model;    // "": none; only to look beside it
   bool fast = false;  // checksums only, nothing is decoded
   bool json = false;
   NetArguments net;

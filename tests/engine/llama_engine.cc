@@ -75,13 +75,13 @@ Status widen_model(const std::string& library_folder, const std::string& in, con
   return {};
 }
 
-Result<std::vector<int32_t>> LlamaEngine::tokenize(std::string_view text) const {
+Result<std::vector<int32_t>> LlamaEngine::tokenize(std::string_view text, bool markup) const {
   const llama_vocab* vocabulary = llama_model_get_vocab(model_.get());
   const auto length = static_cast<int32_t>(text.size());
   std::vector<int32_t> tokens(text.size() + 8);  // a token is a byte at least; and the special ones
   const int32_t count = llama_tokenize(vocabulary, text.data(), length, tokens.data(),
-                                       static_cast<int32_t>(tokens.size()), /*add_special=*/true,
-                                       /*parse_special=*/false);
+                                       static_cast<int32_t>(tokens.size()), /*add_special=*/!markup,
+                                       /*parse_special=*/markup);
   if (count < 0) return engine_error(fmt::format("tokenize: answer {} for {} bytes", count, length));
   tokens.resize(static_cast<size_t>(count));
   return tokens;

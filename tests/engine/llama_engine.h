@@ -56,7 +56,8 @@ class LlamaEngine {
   static Result<LlamaEngine> open(const std::string& library_folder, const std::string& model_path,
                                   const EngineOptions& options);
 
-  Result<std::vector<int32_t>> tokenize(std::string_view text) const;
+  // `markup`: special tokens that the text spells out (<|im_start|>) count, and none is put in front.
+  Result<std::vector<int32_t>> tokenize(std::string_view text, bool markup = false) const;
   // Empties the cache, then computes `tokens` at positions 0, 1, ...
   Status prefill(const std::vector<int32_t>& tokens);
   // Writes the sequence with a plain list of `tokens`; bytes written. The file is not written atomically.

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<const char*, 9> kHeadings = {"cache", "bytes",     "ratio", "bits/value",    "rel. error",
                                                   "KL",    "delta-NLL", "top-1", "greedy, cached"};
-constexpr std::array<int, 9> kWidths = {10, 10, 7, 10, 10, 9, 10, 8, 16};
+constexpr std::array<int, 9> kWidths = {15, 10, 7, 10, 10, 9, 10, 8, 16};
 
 std::array<std::string, 9> cells_of(const ReportRow& row) {
   return {row.name,
