@@ -79,6 +79,7 @@ Status keep_some(const TokenArguments& arguments, const KvReadOptions& read, con
     notes.emplace_back("an npy array has no positions: what is kept is a safetensors file");
   }
   options.token_weights = std::move(selected.weights);
+  options.sinks = std::move(selected.sinks);
   file = std::move(selected.file);
   return {};
 }

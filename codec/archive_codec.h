@@ -43,6 +43,8 @@ struct EncodeOptions {
   // [plane of tensor][token * kv_heads + head] relative token weights, instead of the profile's; empty: none (without a
   // profile: all tokens alike). A layer's values take those of its keys.
   std::vector<std::vector<float>> token_weights;
+  // [token set] the attention sinks, ascending, if they are known; empty: found by their norms.
+  std::vector<std::vector<uint32_t>> sinks;
   bool hadamard_rotated = true;  // what KvReadOptions said; recorded
   std::string text;              // the prompt, stored when not empty
   std::string creator;           // "kvpack 0.1.0"

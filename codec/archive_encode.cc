@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "codec/archive_codec.h"
 #include "codec/identity.h"
@@ -120,7 +121,8 @@ void ArchiveEncoder::measure_planes() {
   const auto& planes = file_.tensor.planes;
   std::vector<std::vector<float>> norms(planes.size());
   parallel_for(planes.size(), options_.threads, [&](uint64_t p) { norms[p] = token_norms(planes[p].view); });
-  for (uint32_t set = 0; set < shape_.token_sets.size(); ++set) {
+  sinks_ = options_.sinks;
+  for (uint32_t set = 0; set < shape_.token_sets.size() && options_.sinks.empty(); ++set) {
     std::vector<std::vector<float>> of_set;
     for (size_t p = 0; p < planes.size(); ++p) {
       if (planes[p].token_set == set) of_set.push_back(std::move(norms[p]));
@@ -367,6 +369,18 @@ Status check_options(const KvFile& file, const EncodeOptions& options) {
     return invalid_argument(fmt::format("chunk tokens must be 1..{}, not {}", kMaxChunkTokens, options.chunk_tokens));
   }
   if (options.low_rank > kMaxLowRank) return invalid_argument(fmt::format("low rank must be 0..{}", kMaxLowRank));
+  if (!options.sinks.empty() && options.sinks.size() != file.tensor.token_sets.size()) {
+    return invalid_argument(fmt::format("sinks of {} token sets, the file has {}", options.sinks.size(),
+                                        file.tensor.token_sets.size()));
+  }
+  for (size_t s = 0; s < options.sinks.size(); ++s) {
+    const auto tokens = static_cast<uint32_t>(file.tensor.token_sets[s].positions.size());
+    const auto& sinks = options.sinks[s];
+    const bool ascending = std::adjacent_find(sinks.begin(), sinks.end(), std::greater_equal<>()) == sinks.end();
+    if (!ascending || (!sinks.empty() && sinks.back() >= tokens)) {
+      return invalid_argument(fmt::format("the sinks of token set {} are no ascending tokens below {}", s, tokens));
+    }
+  }
   if (options.token_weights.empty()) return {};
   if (options.token_weights.size() != file.tensor.planes.size()) {
     return invalid_argument(fmt::format("token weights for {} planes, the file has {}", options.token_weights.size(),

@@ -41,15 +41,24 @@ std::vector<double> shares_of_head(const std::vector<float>& scores, uint32_t he
 
 }  // namespace
 
-std::vector<std::vector<bool>> always_kept_tokens(const KvTensor& tensor) {
-  std::vector<std::vector<bool>> kept;
+std::vector<std::vector<uint32_t>> attention_sinks(const KvTensor& tensor) {
+  std::vector<std::vector<uint32_t>> sinks;
   for (uint32_t s = 0; s < tensor.token_sets.size(); ++s) {
     std::vector<std::vector<float>> norms;
     for (const KvPlane& plane : tensor.planes) {
       if (plane.token_set == s) norms.push_back(token_norms(plane.view));
     }
+    sinks.push_back(find_sinks(norms));
+  }
+  return sinks;
+}
+
+std::vector<std::vector<bool>> always_kept_tokens(const KvTensor& tensor) {
+  const std::vector<std::vector<uint32_t>> sinks = attention_sinks(tensor);
+  std::vector<std::vector<bool>> kept;
+  for (size_t s = 0; s < sinks.size(); ++s) {
     kept.emplace_back(tensor.token_sets[s].positions.size(), false);
-    for (const uint32_t sink : find_sinks(norms)) kept.back()[sink] = true;
+    for (const uint32_t sink : sinks[s]) kept.back()[sink] = true;
     if (!kept.back().empty()) kept.back().back() = true;
   }
   return kept;

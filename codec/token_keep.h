@@ -8,6 +8,9 @@
 
 namespace kvpack {
 
+// [token set] attention sinks, ascending.
+std::vector<std::vector<uint32_t>> attention_sinks(const KvTensor& tensor);
+
 // [token set][token]: attention sinks, and the last token, from whose position an engine goes on.
 std::vector<std::vector<bool>> always_kept_tokens(const KvTensor& tensor);
 

@@ -81,20 +81,42 @@ Result<KvFile> file_of(const KvFile& source, const KvTensor& tensor, const KvRea
   return file;
 }
 
+// The plane of `from` that has become `plane`.
+size_t origin_of(const KvTensor& from, const KvPlane& plane) {
+  const auto same = std::find_if(from.planes.begin(), from.planes.end(), [&](const KvPlane& candidate) {
+    return candidate.layer == plane.layer && candidate.side == plane.side;
+  });
+  return static_cast<size_t>(same - from.planes.begin());
+}
+
+// [token set of `to`] the sinks of `from`, counted among the kept tokens.
+std::vector<std::vector<uint32_t>> kept_sinks(const KvTensor& from, const KvTensor& to, const KeptTokens& kept) {
+  const std::vector<std::vector<uint32_t>> sinks = attention_sinks(from);
+  std::vector<std::vector<uint32_t>> of_kept(to.token_sets.size());
+  for (const KvPlane& plane : to.planes) {
+    const uint32_t set = from.planes[origin_of(from, plane)].token_set;
+    const std::vector<uint32_t>& tokens = kept.tokens[set];
+    of_kept[plane.token_set].clear();
+    for (const uint32_t sink : sinks[set]) {
+      const auto at = std::lower_bound(tokens.begin(), tokens.end(), sink);
+      of_kept[plane.token_set].push_back(static_cast<uint32_t>(at - tokens.begin()));
+    }
+  }
+  return of_kept;
+}
+
 // [plane of `to`] weights of the kept tokens; `from` is the tensor that was selected from.
 TokenScores kept_weights(const KvTensor& from, const KvTensor& to, const KeptTokens& kept, const TokenScores* scores) {
   TokenScores weights;
   for (const KvPlane& plane : to.planes) {
-    const auto same = std::find_if(from.planes.begin(), from.planes.end(), [&](const KvPlane& candidate) {
-      return candidate.layer == plane.layer && candidate.side == plane.side;
-    });
-    const auto p = static_cast<size_t>(same - from.planes.begin());
+    const size_t p = origin_of(from, plane);
+    const uint32_t set = from.planes[p].token_set;
     const uint32_t heads = plane.view.kv_heads;
     weights.emplace_back();
-    for (const uint32_t t : kept.tokens[same->token_set]) {
+    for (const uint32_t t : kept.tokens[set]) {
       for (uint32_t head = 0; head < heads; ++head) {
         const size_t i = size_t{t} * heads + head;
-        const bool stays = kept.keep[p][i] != 0 || kept.forced[same->token_set][t];
+        const bool stays = kept.keep[p][i] != 0 || kept.forced[set][t];
         weights.back().push_back(!stays ? 0.0f : scores != nullptr ? (*scores)[p][i] : 1.0f);
       }
     }
@@ -151,6 +173,7 @@ Result<SelectedContext> select_tokens(const KvFile& file, const ModelFacts* fact
     edit_kept_tokens(file.tensor, facts, kept, options, rows.views);
   }
   KVPACK_ASSIGN_OR_RETURN(selected.file, file_of(file, rows.tensor, options.read));
+  selected.sinks = kept_sinks(file.tensor, selected.file.tensor, kept);
   selected.file.description += fmt::format(", {} of {} tokens kept", selected.kept_tokens, selected.tokens);
   if (options.scores != nullptr || selected.replaced_share > 0) {
     selected.weights = kept_weights(file.tensor, selected.file.tensor, kept, options.scores);

@@ -32,6 +32,8 @@ struct SelectedContext {
   // For EncodeOptions::token_weights: scores of what is kept, 0 where a head dropped a token. Empty if there were no
   // scores and no head dropped a kept token.
   TokenScores weights;
+  // For EncodeOptions::sinks: those of the whole context, which what is left no longer shows.
+  std::vector<std::vector<uint32_t>> sinks;
   uint64_t tokens = 0;        // of the longest token set before
   uint64_t kept_tokens = 0;   // and after
   double replaced_share = 0;  // of the kept (layer, head, token): dropped by their head alone

@@ -175,6 +175,7 @@ TEST_CASE("what one head drops costs next to nothing, and leaves the other head'
       EncodeOptions encode;
       encode.quality = lossless ? Quality::kLossless : Quality::kMedium;
       encode.token_weights = weights;
+      if (&file == &selected.file) encode.sinks = selected.sinks;
       MemorySink sink;
       must(encode_archive(file, &source.facts, encode, sink));
       return sink.take().size();

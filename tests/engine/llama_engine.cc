@@ -136,6 +136,12 @@ Result<RestoredState> LlamaEngine::load_state(const std::string& path) {
   return restored;
 }
 
+Status LlamaEngine::forget(uint32_t begin, uint32_t end) {
+  if (llama_memory_seq_rm(llama_get_memory(context_.get()), 0, static_cast<int32_t>(begin), static_cast<int32_t>(end)))
+    return {};
+  return engine_error(fmt::format("positions {} to {} cannot be dropped", begin, end));
+}
+
 Result<LogitMatrix> LlamaEngine::evaluate(const std::vector<int32_t>& tokens) {
   LogitMatrix logits;
   logits.vocabulary = static_cast<uint32_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));

@@ -65,6 +65,9 @@ class LlamaEngine {
   // Empties the cache, then loads the file into it.
   Result<RestoredState> load_state(const std::string& path);
 
+  // Drops the cells at positions `begin` to `end` - 1; the others keep theirs.
+  Status forget(uint32_t begin, uint32_t end);
+
   // Appends `tokens` and returns the logits after each of them.
   Result<LogitMatrix> evaluate(const std::vector<int32_t>& tokens);
   // Appends `first`, then `count` times the likeliest next token; returns those.
