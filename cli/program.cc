@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/bench.h"
 #include "cli/completion.h"
 #include "cli/console.h"
 #include "cli/decode.h"
@@ -42,6 +43,7 @@ struct CommandLine {
   DiffArguments diff;
   ModelArguments model;
   ProfileArguments profile;
+  BenchArguments bench;
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
@@ -98,6 +100,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
            declare_profile, run_profile);
+  add_verb(line, "bench", "compare with published methods, by size and by what they do to predictions", line.bench,
+           declare_bench, run_bench);
   add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
   add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
   line.completion.program = &line.app;
