@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/bench.h"
 #include "cli/completion.h"
 #include "cli/console.h"
 #include "cli/decode.h"
@@ -50,6 +51,7 @@ struct CommandLine {
   ProfileArguments profile;
   PushArguments push;
   ServeArguments serve;
+  BenchArguments bench;
   VersionArguments version;
   CompletionArguments completion;
   std::string help_topic;
@@ -110,6 +112,8 @@ void declare_program(CommandLine& line) {
            declare_profile, run_profile);
   add_verb(line, "push", "upload an archive", line.push, declare_push, run_push);
   add_verb(line, "serve", "serve a folder of archives over HTTP", line.serve, declare_serve, run_serve);
+  add_verb(line, "bench", "compare with published methods, by size and by what they do to predictions", line.bench,
+           declare_bench, run_bench);
   add_verb(line, "version", "show versions of kvpack and its libraries", line.version, declare_version, run_version);
   add_verb(line, "completion", "print completions for a shell", line.completion, declare_completion, run_completion);
   line.completion.program = &line.app;

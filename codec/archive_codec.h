@@ -33,6 +33,7 @@ struct EncodeOptions {
   std::optional<double> bits_per_value;  // all bytes of the archive counted
   std::optional<double> ratio;           // stored bytes of the values / archive bytes
   std::optional<double> max_error;       // largest absolute error of any value, after rounding to the stored type
+  std::optional<uint32_t> levels;  // of a named quality, instead of its own number; its finest step stays
   TransformChoice transform = TransformChoice::kAuto;
   uint32_t low_rank = 0;  // rank of the low-rank part per tile (0: none)
   uint32_t chunk_tokens = kDefaultChunkTokens;

@@ -368,6 +368,9 @@ Status check_options(const KvFile& file, const EncodeOptions& options) {
   if (options.chunk_tokens < 1 || options.chunk_tokens > kMaxChunkTokens) {
     return invalid_argument(fmt::format("chunk tokens must be 1..{}, not {}", kMaxChunkTokens, options.chunk_tokens));
   }
+  if (options.levels && (*options.levels < 1 || *options.levels > kMaxLevels)) {
+    return invalid_argument(fmt::format("levels must be 1..{}, not {}", kMaxLevels, *options.levels));
+  }
   if (options.low_rank > kMaxLowRank) return invalid_argument(fmt::format("low rank must be 0..{}", kMaxLowRank));
   if (!options.sinks.empty() && options.sinks.size() != file.tensor.token_sets.size()) {
     return invalid_argument(fmt::format("sinks of {} token sets, the file has {}", options.sinks.size(),
@@ -478,6 +481,7 @@ Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts,
     KVPACK_ASSIGN_OR_RETURN(rule, rule_for_target(file, options, encoder, report));
   } else if (lossy) {
     rule = step_rule_of(options.quality);
+    if (options.levels) rule->levels = *options.levels;
   }
   const std::string quality = !rule       ? std::string(quality_name(Quality::kLossless))
                               : searching ? target_name(options)

@@ -114,7 +114,7 @@ TEST_CASE("cli: exit 2 for usage, with a suggestion for what was mistyped") {
   check_failure(run_kvpack({"encode", folder.archive(), "-o", folder.file("x")}), 2, "archive already");
   check_failure(run_kvpack({"encode", kState, "-m", kModel, "-o", folder.file("x")}), 2, "the model has");
   check_failure(run_kvpack({"diff", kState, sample_path("zoo/jamba.bin")}), 2, "shapes differ");
-  for (const char* word : {"--help", "encode", "decode", "inspect", "verify", "diff", "model", "version"}) {
+  for (const char* word : {"--help", "encode", "decode", "inspect", "verify", "diff", "bench", "model", "version"}) {
     const Outcome help = run_kvpack({word, "--help"});
     CHECK(help.exit_code == 0);
     CHECK(contains(help.out, "Examples:"));

@@ -1,37 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/engine/libllama_model.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
-#include <ggml-backend.h>
 #include <llama.h>
 
+#include "net/engine/libllama_backends.h"
 #include "net/engine/libllama_log.h"
 
 namespace kvpack::engine {
-namespace {
-
-// The CPU backends are libraries beside libllama (or built into it): llama.cpp itself looks beside the program only.
-bool load_backends() {
-  if (ggml_backend_dev_count() > 0) return true;
-  Dl_info where{};
-  if (dladdr(reinterpret_cast<const void*>(&ggml_backend_load_all), &where) != 0 && where.dli_fname != nullptr) {
-    const std::string library = where.dli_fname;
-    const size_t slash = library.rfind('/');
-    if (slash != std::string::npos) ggml_backend_load_all_from_path(library.substr(0, slash).c_str());
-  }
-  if (ggml_backend_dev_count() == 0) ggml_backend_load_all();
-  return ggml_backend_dev_count() > 0;
-}
-
-}  // namespace
-
 void LibllamaModel::FreeModel::operator()(llama_model* model) const { llama_model_free(model); }
 
 Result<LibllamaModel> LibllamaModel::open(const std::string& path) {
   keep_last_log_error();
-  static const bool loaded = load_backends();
-  if (!loaded) return io_error("llama.cpp: no backend to compute with was found beside its library");
+  if (!load_backends("")) return io_error("llama.cpp: no backend to compute with was found beside its library");
   LibllamaModel model;
   model.model_.reset(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
   if (model.model_ == nullptr) return log_error(fmt::format("{}: llama.cpp cannot load it", path));

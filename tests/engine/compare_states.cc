@@ -7,8 +7,8 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
-#include "tests/engine/llama_engine.h"
-#include "tests/engine/metrics.h"
+#include "net/engine/llama_engine.h"
+#include "net/engine/metrics.h"
 #include "tests/engine/scratch_folder.h"
 
 namespace kvpack::engine {

@@ -14,8 +14,8 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "tests/engine/llama_engine.h"
-#include "tests/engine/metrics.h"
+#include "net/engine/llama_engine.h"
+#include "net/engine/metrics.h"
 #include "tests/engine/plain_state.h"
 #include "tests/engine/quality_bounds.h"
 #include "tests/engine/report_table.h"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 
 namespace kvpack::engine {
 

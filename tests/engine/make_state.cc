@@ -6,7 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 #include "tests/engine/scratch_folder.h"
 
 namespace kvpack::engine {

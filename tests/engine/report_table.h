@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/engine/metrics.h"
+#include "net/engine/metrics.h"
 
 namespace kvpack::engine {
 

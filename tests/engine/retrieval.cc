@@ -11,8 +11,8 @@
 #include <optional>
 
 #include "tests/engine/hidden_numbers.h"
-#include "tests/engine/llama_engine.h"
-#include "tests/engine/metrics.h"
+#include "net/engine/llama_engine.h"
+#include "net/engine/metrics.h"
 #include "tests/engine/run_program.h"
 #include "tests/engine/scratch_folder.h"
 

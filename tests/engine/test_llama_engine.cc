@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "tests/engine/llama_engine.h"
-#include "tests/engine/metrics.h"
+#include "net/engine/llama_engine.h"
+#include "net/engine/metrics.h"
 #include "tests/engine/plain_state.h"
 #include "tests/engine/scratch_folder.h"
 

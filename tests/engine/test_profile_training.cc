@@ -17,7 +17,7 @@
 #include "net/engine/libllama_model.h"
 #include "net/engine/libllama_profile.h"
 #include "net/engine/output_projection.h"
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 #include "tests/engine/plain_state.h"
 #include "tests/engine/scratch_folder.h"
 

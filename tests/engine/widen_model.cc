@@ -2,7 +2,7 @@
 // kvpack_widen_model: a GGUF with quantized weights as one with f32 weights of the same values (llama_engine.h).
 #include <cstdio>
 
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 
 int main(int argc, char** argv) {
   if (argc != 4) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A real llama.cpp, through libllama, with the few verbs that the engine tests need: fill a cache, save it, restore
+// A real llama.cpp, through libllama, with the few verbs that measuring a cache's worth needs: fill a cache, save it, restore
 // it, and ask what the model says next. One model, one context, one sequence (0). Nothing throws.
 //
 // A restored cache is compared with a warm one (saved and loaded by the engine itself), never with a fresh prefill:
@@ -52,7 +52,7 @@ Status widen_model(const std::string& library_folder, const std::string& in, con
 
 class LlamaEngine {
  public:
-  // `library_folder` holds libllama and the CPU backends beside it.
+  // `library_folder` holds the CPU backends; "": looked for beside libllama.
   static Result<LlamaEngine> open(const std::string& library_folder, const std::string& model_path,
                                   const EngineOptions& options);
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 
 namespace kvpack::engine {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/engine/metrics.h"
+#include "net/engine/metrics.h"
 
 #include <fmt/format.h>
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/engine/llama_engine.h"
+#include "net/engine/llama_engine.h"
 
 #include <fmt/format.h>
-#include <ggml-backend.h>
 #include <llama.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstdlib>
+
+#include "net/engine/libllama_backends.h"
+#include "net/engine/libllama_log.h"
 
 namespace kvpack::engine {
 namespace {
@@ -17,11 +18,7 @@ constexpr uint32_t kBatchTokens = 512;
 // Logits are taken in small batches: a row is a whole vocabulary (1 MB with Gemma).
 constexpr uint32_t kLogitBatchTokens = 64;
 
-void log_errors_only(ggml_log_level level, const char* text, void*) {
-  if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
-}
-
-Error engine_error(std::string message) { return {ErrorKind::kIo, "llama.cpp: " + std::move(message)}; }
+Error engine_error(const std::string& message) { return log_error("llama.cpp: " + message); }
 
 llama_context_params context_params(const EngineOptions& options) {
   llama_context_params params = llama_context_default_params();
@@ -38,17 +35,6 @@ llama_context_params context_params(const EngineOptions& options) {
   return params;
 }
 
-// The CPU backends are libraries of their own; without the folder they are looked for beside the program.
-Status load_backends(const std::string& library_folder) {
-  llama_log_set(log_errors_only, nullptr);
-  static const bool loaded = [&] {
-    ggml_backend_load_all_from_path(library_folder.c_str());
-    return ggml_backend_dev_count() > 0;
-  }();
-  if (!loaded) return engine_error(library_folder + ": holds no backend");
-  return {};
-}
-
 }  // namespace
 
 void LlamaEngine::FreeModel::operator()(llama_model* model) const { llama_model_free(model); }
@@ -56,7 +42,9 @@ void LlamaEngine::FreeContext::operator()(llama_context* context) const { llama_
 
 Result<LlamaEngine> LlamaEngine::open(const std::string& library_folder, const std::string& model_path,
                                       const EngineOptions& options) {
-  KVPACK_RETURN_IF_ERROR(load_backends(library_folder));
+  keep_last_log_error();
+  if (!load_backends(library_folder)) return engine_error(library_folder + ": holds no backend");
+
   LlamaEngine engine;
   engine.model_.reset(llama_model_load_from_file(model_path.c_str(), llama_model_default_params()));
   if (engine.model_ == nullptr) return engine_error(model_path + ": cannot be loaded");
@@ -66,7 +54,8 @@ Result<LlamaEngine> LlamaEngine::open(const std::string& library_folder, const s
 }
 
 Status widen_model(const std::string& library_folder, const std::string& in, const std::string& out) {
-  KVPACK_RETURN_IF_ERROR(load_backends(library_folder));
+  keep_last_log_error();
+  if (!load_backends(library_folder)) return engine_error(library_folder + ": holds no backend");
   llama_model_quantize_params parameters = llama_model_quantize_default_params();
   parameters.ftype = LLAMA_FTYPE_ALL_F32;
   parameters.allow_requantize = true;
