@@ -2,6 +2,7 @@
 // Profiles in use: archives that need one, where the program finds it, and what happens without it.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -42,9 +43,11 @@ struct Nano {
 };
 
 struct Opened {
+  Bytes bytes;  // which the source only views
   MemorySource source;
   ArchiveReader reader;
-  explicit Opened(const Bytes& archive) : source(archive), reader(must(ArchiveReader::open(source))) {}
+  explicit Opened(Bytes archive)
+      : bytes(std::move(archive)), source(bytes), reader(must(ArchiveReader::open(source))) {}
 };
 
 DecodeOptions decode_with(const Profile* profile) {
