@@ -16,14 +16,13 @@ void add_mean(std::optional<double>& sum, const std::optional<double>& value, do
   }
 }
 
-void add_layering(std::optional<LayeringReport>& sum, const std::optional<LayeringReport>& other) {
-  if (!sum || !other || sum->levels.size() != other->levels.size()) return;
-  for (size_t level = 0; level < sum->levels.size(); ++level) {
-    sum->levels[level].nested_bytes += other->levels[level].nested_bytes;
-    sum->levels[level].alone_bytes += other->levels[level].alone_bytes;
+void add_layering(std::vector<LevelCost>& sum, const std::vector<LevelCost>& other) {
+  for (size_t level = 0; level < std::min(sum.size(), other.size()); ++level) {
+    sum[level].nested_bytes += other[level].nested_bytes;
+    sum[level].alone_bytes += other[level].alone_bytes;
+    sum[level].tile_bytes += other[level].tile_bytes;
+    sum[level].entropy_bytes += other[level].entropy_bytes;
   }
-  sum->tile_bytes += other->tile_bytes;
-  sum->entropy_bytes += other->entropy_bytes;
 }
 
 BenchPoint mean_point(const std::vector<std::vector<BenchPoint>>& files, size_t index) {

@@ -45,6 +45,11 @@ class TemporaryState {
     KVPACK_RETURN_IF_ERROR(file->write(bytes));
     return file->commit();
   }
+  // As soon as it was read: an interrupted run then leaves an empty folder at most.
+  void remove() const {
+    std::error_code ignored;
+    std::filesystem::remove(path(), ignored);
+  }
 
  private:
   std::string folder_;
@@ -81,7 +86,9 @@ struct BenchEngine::State {
 
   Result<engine::LogitMatrix> predict(ByteSpan state) {
     KVPACK_RETURN_IF_ERROR(file.write(state));
-    KVPACK_RETURN_IF_ERROR(engine.load_state(file.path()));
+    const auto loaded = engine.load_state(file.path());
+    file.remove();
+    if (!loaded.ok()) return loaded.error();
     return engine.evaluate(forced);
   }
 };

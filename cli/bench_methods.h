@@ -38,7 +38,7 @@ struct BenchPoint {
   std::optional<double> encode_bytes_per_s;  // of stored values; own methods only
   std::optional<double> decode_bytes_per_s;
   std::optional<BenchPredictions> predictions;
-  std::optional<LayeringReport> layering;  // own high quality only
+  std::vector<LevelCost> layering;  // own high quality only; else empty
 };
 
 struct BenchOutcome {

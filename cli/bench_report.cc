@@ -103,16 +103,11 @@ void print_layering(const std::vector<BenchPoint>& points, bool markdown, const 
   Rows rows({"nesting", "level", "nested bytes", "alone", "overhead", "tiles / entropy"}, markdown);
   bool any = false;
   for (const BenchPoint& point : points) {
-    if (!point.layering) continue;
-    const LayeringReport& report = *point.layering;
-    for (size_t level = 0; level < report.levels.size(); ++level) {
-      const bool last = level + 1 == report.levels.size();
-      const LevelCost& cost = report.levels[level];
+    for (size_t level = 0; level < point.layering.size(); ++level) {
+      const LevelCost& cost = point.layering[level];
       rows.add({point.name, std::to_string(level), grouped(cost.nested_bytes), grouped(cost.alone_bytes),
                 fmt::format("{:+.2f} %", 100 * cost.overhead()),
-                last && report.entropy_bytes > 0
-                    ? fmt::format("{:.3f}", static_cast<double>(report.tile_bytes) / report.entropy_bytes)
-                    : "-"});
+                fmt::format("{:.3f}", per(static_cast<double>(cost.tile_bytes), cost.entropy_bytes))});
       any = true;
     }
   }
@@ -135,13 +130,13 @@ Json json_of(const BenchPoint& point) {
     json["delta_nll"] = point.predictions->delta_nll;
     json["top1"] = point.predictions->top1;
   }
-  if (!point.layering) return json;
-  for (const LevelCost& cost : point.layering->levels) {
-    json["levels"].push_back(
-        {{"nested_bytes", cost.nested_bytes}, {"alone_bytes", cost.alone_bytes}, {"overhead", cost.overhead()}});
+  for (const LevelCost& cost : point.layering) {
+    json["levels"].push_back({{"nested_bytes", cost.nested_bytes},
+                              {"alone_bytes", cost.alone_bytes},
+                              {"overhead", cost.overhead()},
+                              {"tile_bytes", cost.tile_bytes},
+                              {"entropy_bytes", cost.entropy_bytes}});
   }
-  json["tile_bytes"] = point.layering->tile_bytes;
-  json["entropy_bytes"] = point.layering->entropy_bytes;
   return json;
 }
 

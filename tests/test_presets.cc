@@ -2,6 +2,7 @@
 // Published recipes: their bytes counted by hand, their errors where theory puts them.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -17,9 +18,10 @@ namespace {
 
 PresetResult run_preset(std::string_view name, const KvFile& file, const ModelFacts* facts,
                         const Profile* profile = nullptr) {
-  const std::vector<const Preset*> found = must(presets_named(name));
-  REQUIRE(found.size() == 1);
-  PresetResult result = must(found[0]->run({file, facts, profile, 2}));
+  const auto found =
+      std::find_if(presets().begin(), presets().end(), [&](const Preset& preset) { return preset.name == name; });
+  REQUIRE(found != presets().end());
+  PresetResult result = must(found->run({file, facts, profile, 2}));
   CHECK(result.tensor.values() == file.tensor.values());
   return result;
 }
@@ -59,8 +61,8 @@ TEST_CASE("bytes of recipes with fixed rates are those counted by hand") {
   // 160 tokens in groups of 32 with scale and minimum, 140 exact ones.
   const uint64_t kivi = 160 * 128 * 2 / 8 + 160 * 128 / 32 * 4 + 140 * 128 * 2;
   CHECK(run_preset("kivi-2", file, &facts).bytes == 4 * kivi);
-  // The same and, of 160 tokens, two outliers of every 100 values (160: 3, half up from 1.6 at either end; 128: 2),
-  // four bytes each; per head (160 + 64) x 4 f16.
+  // The same; outliers of four bytes: of a key channel's 160 values two at either end (1.6), of a token's 128 one
+  // (1.28); per head (160 + 64) x 4 f16.
   const uint64_t low_rank = 2 * (160 + 64) * 4 * 2;
   CHECK(run_preset("gear-2", file, &facts).bytes ==
         2 * (kivi + low_rank + 128 * 4 * 4) + 2 * (kivi + low_rank + 160 * 2 * 4));

@@ -5,8 +5,8 @@
 #   sh tests/engine/bench_smollm2.sh [--profile P] [--out FOLDER] [TEXT...] [-- BENCH_OPTION...]
 #
 # Each text fills a cache with its first tokens (PREFIX, 2048), the next ones (CONTINUATION, 512) are predicted. The
-# default texts are those of tests/engine/texts, which are short: 700 and 256. Prints the README's tables as Markdown; FOLDER (default build/bench-smollm2) gets
-# kl.svg, and keeps the states and the widened model for the next run.
+# default texts are those of tests/engine/texts, which are short: 700 and 256. Prints the README's tables as Markdown;
+# FOLDER (default build/bench-smollm2) gets kl.svg, and keeps the states and the widened model for the next run.
 #
 # The model is widened to f32 first: with quantized weights llama.cpp rounds activations to 8 bits, which puts a KL of
 # about .003 under every comparison.
