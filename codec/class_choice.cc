@@ -3,8 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <memory>
+#include <cstdlib>
 
 #include "codec/class_code.h"
 #include "codec/entropy_tables.h"
@@ -13,13 +12,34 @@
 namespace kvpack {
 namespace {
 
-// -log2(n / 256) for n in 1..256.
-const std::array<float, 257>& bits_of_frequency() {
-  static const std::array<float, 257> kBits = [] {
-    std::array<float, 257> bits{};
-    for (int n = 1; n <= 256; ++n) bits[n] = 8.0f - std::log2(static_cast<float>(n));
-    return bits;
-  }();
+// The escape code's own bits: at most one byte for |q| <= 7.
+constexpr float kShortEscapeBits = 8;
+
+// What each symbol and digit costs, in bits.
+struct CodeBits {
+  float symbols[kShapes][kSymbolScales][16];  // q + 7, with its escape if it needs one; the escape itself
+  float digits[kShapes][kDigitScales][2][3];
+
+  CodeBits() {
+    const auto bits_of = [](uint8_t frequency) { return 8.0f - std::log2(static_cast<float>(frequency)); };
+    for (int shape = 0; shape < kShapes; ++shape) {
+      for (int scale = 0; scale < kSymbolScales; ++scale) {
+        const uint8_t* frequency = kSymbolFrequencies[shape][scale];
+        float* bits = symbols[shape][scale];
+        bits[kEscapeIndex] = bits_of(frequency[kEscapeIndex]);
+        for (int i = 0; i < kEscapeIndex; ++i) {
+          bits[i] = frequency[i] > 0 ? bits_of(frequency[i]) : bits[kEscapeIndex] + kShortEscapeBits;
+        }
+      }
+      for (int scale = 0; scale < kDigitScales; ++scale) {
+        for (int i = 0; i < 6; ++i)
+          digits[shape][scale][i / 3][i % 3] = bits_of(kDigitFrequencies[shape][scale][i / 3][i % 3]);
+      }
+    }
+  }
+};
+const CodeBits& code_bits() {
+  static const CodeBits kBits;
   return kBits;
 }
 
@@ -30,100 +50,138 @@ int varint_bytes_of(int32_t q) {
   return bytes;
 }
 
-// The escape code's own bits: at most one byte for |q| <= 7.
-constexpr double kShortEscapeBits = 8;
-constexpr int kSearchRadius = 10;
+constexpr int32_t kNear = 64;
+constexpr int kNearSize = 2 * kNear + 5;  // two more on each side: the last parent's children
+constexpr int kNearZero = kNear + 2;
 
 }  // namespace
 
+void ComponentHistogram::clear() {
+  used_ = 0;
+  squared_sum_ = 0;
+  count_ = 0;
+}
+
 ComponentHistogram::PerClass& ComponentHistogram::of_class(int token_class) {
-  for (PerClass& entry : classes_) {
-    if (entry.token_class == token_class) return entry;
+  for (size_t i = 0; i < used_; ++i) {
+    if (classes_[i].token_class == token_class) return classes_[i];
   }
-  classes_.push_back({token_class, 0, {}});
-  return classes_.back();
+  if (used_ == classes_.size()) classes_.emplace_back();
+  PerClass& entry = classes_[used_++];
+  entry.token_class = token_class;
+  entry.count = 0;
+  entry.stages.clear();
+  return entry;
 }
 
 void ComponentHistogram::add(std::span<const int32_t> q, int token_class) {
   PerClass& entry = of_class(token_class);
   entry.count += q.size();
   count_ += q.size();
-  // Values repeat: each one's ancestors are followed once. Two counters each, so that equal neighbours do not wait.
-  constexpr int32_t kNear = 64;
-  std::array<std::array<uint32_t, 2 * kNear>, 2> near{};
+  // Two counters each, so that equal neighbours do not wait.
+  uint32_t near[2][kNearSize] = {};
   for (size_t i = 0; i < q.size(); ++i) {
-    if (q[i] >= -kNear && q[i] < kNear) {
-      ++near[i % 2][static_cast<size_t>(q[i] + kNear)];
+    if (q[i] >= -kNear && q[i] <= kNear) {
+      ++near[i % 2][q[i] + kNearZero];
     } else {
-      add_value(entry, q[i], 1);
+      add_large(entry, q[i]);
     }
   }
-  for (int32_t value = -kNear; value < kNear; ++value) {
-    const uint32_t count = near[0][static_cast<size_t>(value + kNear)] + near[1][static_cast<size_t>(value + kNear)];
-    if (count > 0 && value != 0) add_value(entry, value, count);
+  for (int i = 0; i < kNearSize; ++i) near[0][i] += near[1][i];
+  add_counts(entry, 0, near[0] + kNearZero, kNear);
+}
+
+// Counts of the values -largest..largest, from stage `s` on; a parent's is its three children's.
+void ComponentHistogram::add_counts(PerClass& entry, size_t s, uint32_t* count, int largest) {
+  double squares = 0;
+  for (int v = 1; v <= largest; ++v) squares += static_cast<double>(count[v] + count[-v]) * (v * v);
+  if (s == 0) squared_sum_ += squares * std::ldexp(1.0, -2 * entry.token_class);
+  for (;; ++s) {
+    while (largest > 0 && count[largest] == 0 && count[-largest] == 0) --largest;
+    if (largest == 0) return;
+    if (entry.stages.size() <= s) entry.stages.resize(s + 1);
+    Stage& stage = entry.stages[s];
+    for (int v = 1; v <= largest; ++v) {
+      const uint32_t both = count[v] + count[-v];
+      stage.nonzero += both;
+      if (v <= kMaxSymbol) {
+        stage.symbols[kMaxSymbol + v] += count[v];
+        stage.symbols[kMaxSymbol - v] += count[-v];
+      } else {
+        stage.large += both;
+        stage.large_bytes += both * static_cast<uint64_t>(varint_bytes_of(v));
+      }
+    }
+    stage.zero_digits[1] += count[1] + count[-1];
+    const int parents = (largest + 1) / 3;
+    for (const int sign : {1, -1}) {
+      for (int p = 1; p <= parents; ++p) {
+        const uint32_t toward = count[sign * (3 * p - 1)];
+        const uint32_t same = count[sign * 3 * p];
+        const uint32_t away = count[sign * (3 * p + 1)];
+        stage.other_digits[0] += toward;
+        stage.other_digits[1] += same;
+        stage.other_digits[2] += away;
+        count[sign * p] = toward + same + away;
+      }
+      count[sign * (parents + 1)] = 0;
+      count[sign * (parents + 2)] = 0;
+    }
+    largest = parents;
   }
 }
 
-void ComponentHistogram::add_value(PerClass& entry, int32_t value, uint32_t count) {
+// A value beyond +-kNear, up to where its ancestors are near.
+void ComponentHistogram::add_large(PerClass& entry, int32_t value) {
   const double in_steps = std::ldexp(static_cast<double>(value), -entry.token_class);
-  squared_sum_ += count * (in_steps * in_steps);
+  squared_sum_ += in_steps * in_steps;
+  size_t s = 0;
   int32_t at = value;
-  for (size_t s = 0; at != 0; ++s) {
+  for (; at < -kNear || at > kNear; ++s) {
     if (entry.stages.size() <= s) entry.stages.resize(s + 1);
     Stage& stage = entry.stages[s];
-    if (std::abs(at) <= kMaxSymbol) {
-      stage.symbols[at + kMaxSymbol] += count;
-    } else {
-      stage.large += count;
-      stage.large_bytes += count * static_cast<uint64_t>(varint_bytes_of(at));
-    }
     const int32_t parent = parent_of(at);
     const int32_t digit = at - 3 * parent;
-    if (parent == 0) {
-      stage.zero_digits[1] += count;  // at != 0, so r != 0
-    } else {
-      stage.other_digits[(parent > 0 ? digit : -digit) + 1] += count;
-    }
+    ++stage.nonzero;
+    ++stage.large;
+    stage.large_bytes += static_cast<uint64_t>(varint_bytes_of(at));
+    ++stage.other_digits[(parent > 0 ? digit : -digit) + 1];
     at = parent;
   }
+  uint32_t count[kNearSize] = {};
+  count[kNearZero + at] = 1;
+  add_counts(entry, s, count + kNearZero, std::abs(at));
 }
 
 // Values that are zero at a stage are not counted above: their number follows from the total.
 double ComponentHistogram::cost_bits(uint8_t class_byte, int scale_offset, int levels) const {
-  const auto& bits = bits_of_frequency();
+  const CodeBits& bits = code_bits();
   double total = 0;
-  for (const PerClass& entry : classes_) {
+  for (size_t c = 0; c < used_; ++c) {
+    const PerClass& entry = classes_[c];
     const SymbolModel model = symbol_model(class_byte, scale_offset, entry.token_class);
-    const int coarsest = levels - 1 + model.depth;
-    const auto nonzero_at = [&](int s) -> uint64_t {
-      if (s >= static_cast<int>(entry.stages.size())) return 0;
-      const Stage& stage = entry.stages[s];
-      uint64_t n = stage.large;
-      for (const uint32_t count : stage.symbols) n += count;
-      return n;
-    };
-    const uint8_t* frequency = kSymbolFrequencies[model.shape][model.scale];
-    const double escape_bits = bits[frequency[kEscapeIndex]];
-    total += static_cast<double>(entry.count - nonzero_at(coarsest)) * bits[frequency[kMaxSymbol]];
-    if (coarsest < static_cast<int>(entry.stages.size())) {
+    const size_t coarsest = static_cast<size_t>(levels - 1 + model.depth);
+    const float* of_symbol = bits.symbols[model.shape][model.scale];
+    const uint64_t nonzero = coarsest < entry.stages.size() ? entry.stages[coarsest].nonzero : 0;
+    total += static_cast<double>(entry.count - nonzero) * double{of_symbol[kMaxSymbol]};
+    if (coarsest < entry.stages.size()) {
       const Stage& stage = entry.stages[coarsest];
-      for (int i = 0; i < 15; ++i) {
-        if (stage.symbols[i] == 0) continue;
-        total += stage.symbols[i] * (frequency[i] > 0 ? bits[frequency[i]] : escape_bits + kShortEscapeBits);
-      }
-      total += static_cast<double>(stage.large) * escape_bits + 8.0 * static_cast<double>(stage.large_bytes);
+      float symbols = 0;
+      for (int i = 0; i < 15; ++i) symbols += static_cast<float>(stage.symbols[i]) * of_symbol[i];
+      total += double{symbols} + static_cast<double>(stage.large) * double{of_symbol[kEscapeIndex]} +
+               8.0 * static_cast<double>(stage.large_bytes);
     }
-    for (int s = coarsest - 1; s >= 0; --s) {
-      const uint8_t(&digits)[2][3] = kDigitFrequencies[model.shape][model.digit_scale(coarsest - s)];
-      const uint64_t parents = nonzero_at(s + 1);
+    for (size_t s = coarsest; s-- > 0;) {
+      const float(&digits)[2][3] = bits.digits[model.shape][model.digit_scale(static_cast<int>(coarsest - s))];
+      const uint64_t parents = s + 1 < entry.stages.size() ? entry.stages[s + 1].nonzero : 0;
       uint64_t born = 0;
-      if (s < static_cast<int>(entry.stages.size())) {
+      if (s < entry.stages.size()) {
         const Stage& stage = entry.stages[s];
         born = stage.zero_digits[1];
-        for (int i = 0; i < 3; ++i) total += stage.other_digits[i] * bits[digits[1][i]];
+        for (int i = 0; i < 3; ++i) total += double{static_cast<float>(stage.other_digits[i]) * digits[1][i]};
       }
-      total += static_cast<double>(born) * bits[digits[0][0]];
-      total += static_cast<double>(entry.count - parents - born) * bits[digits[0][1]];
+      total += static_cast<double>(born) * double{digits[0][0]};
+      total += static_cast<double>(entry.count - parents - born) * double{digits[0][1]};
     }
   }
   return total;
@@ -136,29 +194,44 @@ int ComponentHistogram::estimated_scale(int levels) const {
          kScalesPerThird * (levels - 1);
 }
 
+// Downhill from the reference, or from where a Gaussian would stand if that is far away: the cost has one valley per
+// shape, but for the few bits that leaving the reference costs, so steps of two are tried first.
 std::pair<uint8_t, double> ComponentHistogram::best_class(int scale_offset, int levels, uint8_t reference) const {
-  uint8_t best = reference == kDeadClass ? make_class(0, 0) : reference;
-  double best_cost = cost_bits(best, scale_offset, levels) + class_code_bits(best, reference);
-  const int around = std::clamp(estimated_scale(levels) - scale_offset, 0, kClassScales - 1);
-  for (int scale = std::max(0, around - kSearchRadius); scale <= std::min(kClassScales - 1, around + kSearchRadius);
-       ++scale) {
-    for (int shape = 0; shape < kShapes; ++shape) {
-      const uint8_t candidate = make_class(scale, shape);
-      const double cost = cost_bits(candidate, scale_offset, levels) + class_code_bits(candidate, reference);
-      if (cost < best_cost) {
-        best = candidate;
-        best_cost = cost;
+  constexpr int kFar = 4;
+  const auto cost_of = [&](int scale, int shape) {
+    const uint8_t candidate = make_class(scale, shape);
+    return cost_bits(candidate, scale_offset, levels) + class_code_bits(candidate, reference);
+  };
+  const int estimate = std::clamp(estimated_scale(levels) - scale_offset, 0, kClassScales - 1);
+  int scale = reference != kDeadClass ? scale_of_class(reference) : estimate;
+  int shape = reference != kDeadClass ? shape_of_class(reference) : 0;
+  double best = cost_of(scale, shape);
+  const auto improve = [&](int other_scale, int other_shape) {
+    if (other_scale < 0 || other_scale >= kClassScales) return false;
+    const double cost = cost_of(other_scale, other_shape);
+    if (cost >= best) return false;
+    best = cost;
+    scale = other_scale;
+    shape = other_shape;
+    return true;
+  };
+  if (std::abs(scale - estimate) > kFar) improve(estimate, shape);
+  const auto descend = [&] {
+    for (const int step : {2, -2, 1, -1}) {
+      while (improve(scale + step, shape)) {
       }
     }
-  }
-  return {best, best_cost};
+  };
+  descend();
+  if (improve(scale, 1 - shape)) descend();
+  return {make_class(scale, shape), best};
 }
 
 bool ComponentHistogram::all_zero() const { return squared_sum_ == 0; }
 
 bool ComponentHistogram::all_zero_at(int level, int levels) const {
   const size_t stage = static_cast<size_t>(levels - 1 - level);
-  return std::all_of(classes_.begin(), classes_.end(),
+  return std::all_of(classes_.begin(), classes_.begin() + static_cast<std::ptrdiff_t>(used_),
                      [&](const PerClass& entry) { return entry.stages.size() <= stage; });
 }
 

@@ -14,12 +14,14 @@ namespace kvpack {
 // Histograms of one component at every rung of the ladder: stage 0 is the finest level, stage s its s-th parent.
 class ComponentHistogram {
  public:
+  // As new, without giving memory back.
+  void clear();
   // Adds quantized values at the finest level that are coded under `token_class`.
   void add(std::span<const int32_t> q, int token_class);
 
   // Bits that `class_byte` (not dead) needs for everything, levels 0 .. levels - 1 together; infinity if it cannot.
   double cost_bits(uint8_t class_byte, int scale_offset, int levels) const;
-  // The cheapest class byte. `reference` (or dead) costs one bit itself, others more, as in class_code.h.
+  // A cheap class byte, the cheapest but for rare local minima, and its bits. `reference` (or dead) costs one bit itself, others more, as in class_code.h.
   std::pair<uint8_t, double> best_class(int scale_offset, int levels, uint8_t reference) const;
   // Scale index at level 0 that a Gaussian of this variance would have, without offset.
   int estimated_scale(int levels) const;
@@ -30,6 +32,7 @@ class ComponentHistogram {
 
  private:
   struct Stage {
+    uint64_t nonzero = 0;
     std::array<uint32_t, 15> symbols{};      // q + 7, where |q| <= 7
     uint64_t large = 0;                      // values beyond +-7
     uint64_t large_bytes = 0;                // their escapes' varint bytes
@@ -42,9 +45,11 @@ class ComponentHistogram {
     std::vector<Stage> stages;
   };
   PerClass& of_class(int token_class);
-  void add_value(PerClass& entry, int32_t value, uint32_t count);
+  void add_counts(PerClass& entry, size_t s, uint32_t* count, int largest);
+  void add_large(PerClass& entry, int32_t value);
 
-  std::vector<PerClass> classes_;
+  std::vector<PerClass> classes_;  // the first used_ count
+  size_t used_ = 0;
   double squared_sum_ = 0;
   uint64_t count_ = 0;
 };

@@ -25,8 +25,8 @@ struct Kernels {
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 
-  // Quantized values q[component][32] to units of step / 16: 16 q - sign(q) bias[component][min(|q|, 3)].
-  void (*units)(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units);
+  // units [component][32] = q[component][32]
+  void (*units)(const int16_t* const* q, size_t components, float* units);
   // rows [32][dim] = units [component][32] x weights[component][dim], components in order, times scale[32], plus mean
   // [dim]: one fused multiply-add each.
   void (*inverse_matrix)(const float* units, const float* const* weights, size_t components, size_t dim,
@@ -43,9 +43,12 @@ struct Kernels {
   void (*scale_integers)(const int8_t* integers, size_t count, float scale, float* values);
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
-  // multiply-add each. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
+  // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count]
+  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
   // the index in a digit's code (rans.h) of q under its parent.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
+  void (*columns)(const float* const* rows, size_t dim, float* values);
+  bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);
   void (*symbols)(const int32_t* q, int largest, uint8_t* symbols);
   void (*digits)(const int32_t* q, const int32_t* parents, uint8_t* symbols);

@@ -145,7 +145,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
 }
 
 constexpr Kernels kTable = {"avx512",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
+                            inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
                             symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace

@@ -96,24 +96,10 @@ void hadamard(float* units, size_t dim, size_t block) {
   }
 }
 
-void units_of(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units) {
+void units_of(const int16_t* const* q, size_t components, float* units) {
   for (size_t c = 0; c < components; ++c, units += kLanes) {
     const int16_t* values = q[c];
-    const int16_t b1 = bias[c][1];
-    const int16_t b2 = bias[c][2];
-    const int16_t b3 = bias[c][3];
-    int16_t shift[kLanes];  // 16 bits as long as they suffice
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int16_t value = values[lane];
-      const int16_t magnitude = static_cast<int16_t>(value < 0 ? -value : value);
-      const int16_t above = magnitude >= 3 ? b3 : b2;
-      const int16_t below = magnitude == 0 ? int16_t{0} : b1;
-      const int16_t size = magnitude >= 2 ? above : below;
-      shift[lane] = static_cast<int16_t>(value < 0 ? -size : size);
-    }
-    for (int lane = 0; lane < kLanes; ++lane) {
-      units[lane] = static_cast<float>(16 * int32_t{values[lane]} - int32_t{shift[lane]});
-    }
+    for (int lane = 0; lane < kLanes; ++lane) units[lane] = static_cast<float>(values[lane]);
   }
 }
 
@@ -189,6 +175,40 @@ void forward(const float* values, const float* columns, size_t dim, size_t count
     for (size_t d = 0; d < dim; ++d) sum = __builtin_fmaf(values[d], columns[d * count + first], sum);
     components[first] = sum;
   }
+}
+
+void columns_of(const float* const* rows, size_t dim, float* values) {
+  constexpr size_t kWidth = Isa::kWidth;
+  size_t first = 0;
+  for (; first + kWidth <= dim; first += kWidth) {
+    for (size_t lane = 0; lane < kLanes; lane += kWidth) {
+      typename Isa::Floats block[kWidth];
+      for (size_t i = 0; i < kWidth; ++i) block[i] = Isa::load(rows[lane + i] + first);
+      Isa::transpose(block);
+      for (size_t i = 0; i < kWidth; ++i) Isa::store(block[i], values + (first + i) * kLanes + lane);
+    }
+  }
+  for (; first < dim; ++first) {
+    for (size_t lane = 0; lane < kLanes; ++lane) values[first * kLanes + lane] = rows[lane][first];
+  }
+}
+
+bool quantize_columns(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride) {
+  int32_t outside = 0;
+  for (size_t c = 0; c < count; ++c) {
+    int32_t block[kLanes];  // q may be what inverse_step is, for all the compiler knows
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float scaled = values[c * kLanes + lane] * inverse_step[lane];
+      const float magnitude = scaled < 0 ? -scaled : scaled;
+      const bool inside = magnitude < static_cast<float>(1 << 30);
+      const float shifted = (inside ? scaled : 0.0f) + 0.5f;
+      const int32_t truncated = static_cast<int32_t>(shifted);
+      block[lane] = truncated - (static_cast<float>(truncated) > shifted ? 1 : 0);
+      outside |= inside ? 0 : 1;
+    }
+    __builtin_memcpy(q + c * stride, block, sizeof block);
+  }
+  return outside == 0;
 }
 
 void parents_of(const int32_t* q, size_t count, int32_t* parents) {

@@ -99,14 +99,8 @@ uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, ui
   return end;
 }
 
-void units_of(const int16_t* const* q, const int8_t (*bias)[4], size_t components, float* units) {
-  for (size_t i = 0; i < components * kLanes; ++i) {
-    const int value = q[i / kLanes][i % kLanes];
-    const int magnitude = std::abs(value);
-    const int shift = magnitude == 0 ? 0 : bias[i / kLanes][std::min(magnitude, 3)];
-    const int unit = 16 * magnitude - shift;
-    units[i] = static_cast<float>(value < 0 ? -unit : unit);
-  }
+void units_of(const int16_t* const* q, size_t components, float* units) {
+  for (size_t i = 0; i < components * kLanes; ++i) units[i] = static_cast<float>(q[i / kLanes][i % kLanes]);
 }
 
 void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,
@@ -171,6 +165,23 @@ void forward(const float* values, const float* columns, size_t dim, size_t count
   }
 }
 
+void columns_of(const float* const* rows, size_t dim, float* values) {
+  for (size_t i = 0; i < dim * kLanes; ++i) values[i] = rows[i % kLanes][i / kLanes];
+}
+
+bool quantize_columns(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride) {
+  bool inside = true;
+  for (size_t c = 0; c < count; ++c) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float scaled = values[c * kLanes + lane] * inverse_step[lane];
+      const bool fits = std::fabs(scaled) < static_cast<float>(kMaxQuantized);
+      q[c * stride + lane] = fits ? quantize(scaled, 1.0f) : 0;
+      inside = inside && fits;
+    }
+  }
+  return inside;
+}
+
 void parents_of(const int32_t* q, size_t count, int32_t* parents) {
   for (size_t i = 0; i < count; ++i) parents[i] = parent_of(q[i]);
 }
@@ -205,9 +216,10 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
-constexpr Kernels kTable = {"scalar",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward,  parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"scalar",       decode_steps, decode_two,       encode_steps, units_of,
+                            inverse_matrix, inverse_none, hadamard,         rotate,       scale_integers,
+                            forward,        columns_of,   quantize_columns, parents_of,   symbols_of,
+                            digits_of,      to_f16,       to_bf16,          from_f16,     from_bf16};
 
 }  // namespace
 

@@ -15,8 +15,9 @@
 namespace kvpack {
 namespace {
 
-ComponentHistogram histogram_of(const QuantizedTile& tile, uint32_t component) {
-  ComponentHistogram histogram;
+const ComponentHistogram& histogram_of(const QuantizedTile& tile, uint32_t component) {
+  thread_local ComponentHistogram histogram;
+  histogram.clear();
   const auto values = tile.values(component);
   const std::vector<int8_t>& classes = tile.order[tile.head[component]].token_class;
   for (uint32_t slot = 0; slot < tile.tokens;) {
@@ -35,7 +36,7 @@ struct ChosenClass {
 
 ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const PlaneParameters& parameters) {
   const uint32_t levels = parameters.levels;
-  const ComponentHistogram histogram = histogram_of(tile, component);
+  const ComponentHistogram& histogram = histogram_of(tile, component);
   if (histogram.all_zero()) return {kDeadClass, levels};
   const uint8_t reference = parameters.classes[tile.head[component]][tile.index[component]];
   ChosenClass chosen;
@@ -96,12 +97,21 @@ class LevelSteps {
 
 // The largest magnitude that a table codes without escape: its frequencies fall to both sides.
 int largest_coded(const SymbolModel& model) {
-  const uint8_t* frequency = kSymbolFrequencies[model.shape][model.scale];
-  int largest = 0;
-  while (largest < kMaxSymbol && frequency[kMaxSymbol + largest + 1] > 0 && frequency[kMaxSymbol - largest - 1] > 0) {
-    ++largest;
-  }
-  return largest;
+  static const auto kLargest = [] {
+    std::array<std::array<int8_t, kSymbolScales>, kShapes> all{};
+    for (size_t shape = 0; shape < kShapes; ++shape) {
+      for (size_t scale = 0; scale < kSymbolScales; ++scale) {
+        const uint8_t* frequency = kSymbolFrequencies[shape][scale];
+        int8_t& largest = all[shape][scale];
+        while (largest < kMaxSymbol && frequency[kMaxSymbol + largest + 1] > 0 &&
+               frequency[kMaxSymbol - largest - 1] > 0) {
+          ++largest;
+        }
+      }
+    }
+    return all;
+  }();
+  return kLargest[static_cast<size_t>(model.shape)][static_cast<size_t>(model.scale)];
 }
 
 void LevelSteps::put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group) {
@@ -250,7 +260,8 @@ Bytes encode_level(const QuantizedTile& tile, const std::vector<ChosenClass>& ch
 std::vector<Bytes> encode_levels(QuantizedTile& tile, const PlaneParameters& parameters) {
   const auto groups = groups_of(tile);
   std::vector<ChosenClass> chosen;
-  std::vector<Ladder> ladders(tile.components());
+  thread_local std::vector<Ladder> ladders;  // kept for their memory
+  if (ladders.size() < tile.components()) ladders.resize(tile.components());
   for (uint32_t c = 0; c < tile.components(); ++c) {
     chosen.push_back(choose_class(tile, c, parameters));
     if (chosen[c].first_level == parameters.levels) continue;

@@ -6,6 +6,7 @@
 
 #include "codec/class_choice.h"
 #include "codec/entropy_tables.h"
+#include "codec/kernels.h"
 #include "codec/quantizer.h"
 #include "codec/token_classes.h"
 
@@ -60,15 +61,25 @@ std::vector<float> transform_sample(const PlaneStatistics& stats, const PlanePar
                                     const ForwardTransform& forward) {
   const uint32_t channels = stats.kv_heads * stats.head_dim;
   const uint32_t first = head * stats.head_dim;
-  std::vector<float> values(stats.head_dim);
-  std::vector<float> components(forward.components());
   std::vector<float> out(size_t{forward.components()} * stats.sample_tokens);
-  for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-    for (uint32_t d = 0; d < stats.head_dim; ++d) {
-      values[d] = stats.sample[size_t{t} * channels + first + d] - parameters.mean_values[first + d];
+  std::vector<float> rows(size_t{stats.head_dim} * kLanes);
+  std::vector<float> values(rows.size());
+  std::vector<float> components((size_t{stats.head_dim} + kLanes) * kLanes);
+  const float* of_lane[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) of_lane[lane] = &rows[static_cast<size_t>(lane) * stats.head_dim];
+  for (uint32_t t = 0; t < stats.sample_tokens; t += kLanes) {
+    const uint32_t lanes = std::min<uint32_t>(kLanes, stats.sample_tokens - t);
+    for (uint32_t lane = 0; lane < lanes; ++lane) {
+      for (uint32_t d = 0; d < stats.head_dim; ++d) {
+        rows[size_t{lane} * stats.head_dim + d] =
+            stats.sample[size_t{t + lane} * channels + first + d] - parameters.mean_values[first + d];
+      }
     }
-    forward.apply(values.data(), components.data());
-    for (uint32_t k = 0; k < forward.components(); ++k) out[size_t{k} * stats.sample_tokens + t] = components[k];
+    kernels().columns(of_lane, stats.head_dim, values.data());
+    forward.apply_to_group(values.data(), components.data());
+    for (uint32_t k = 0; k < forward.components(); ++k) {
+      std::copy_n(&components[size_t{k} * kLanes], lanes, &out[size_t{k} * stats.sample_tokens + t]);
+    }
   }
   return out;
 }

@@ -6,32 +6,41 @@
 #include <cmath>
 
 #include "codec/rope.h"
+#include "codec/row_values.h"
 
 namespace kvpack {
 namespace {
 
-constexpr uint32_t kBlockTokens = 256;
-
 using RowMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// Calls body(first token, rows) for blocks of un-rotated, finite rows; sinks are taken out by the caller.
-template <typename Body>
-void for_each_block(const KvView& view, const Rope* rope, std::span<const int32_t> positions, const Body& body) {
-  std::vector<float> rows;
-  for (uint32_t first = 0; first < view.tokens; first += kBlockTokens) {
-    const uint32_t count = std::min(kBlockTokens, view.tokens - first);
-    rows.resize(size_t{count} * view.channels());
-    load_values(view, first, count, rows.data());
-    for (float& value : rows) {
-      if (!std::isfinite(value)) value = 0;
-    }
-    if (rope != nullptr) RopeRotation(*rope, positions.subspan(first, count)).undo(rows, view.kv_heads, view.head_dim);
-    body(first, count, rows);
+// At most `most` tokens that are no sinks, evenly spread.
+std::vector<uint32_t> spread_tokens(uint32_t tokens, std::span<const uint32_t> sinks, uint32_t most) {
+  const uint32_t stride = std::max(1u, (tokens + most - 1) / most);
+  std::vector<uint32_t> chosen;
+  for (uint32_t token = 0; token < tokens && chosen.size() < most; token += stride) {
+    if (!std::binary_search(sinks.begin(), sinks.end(), token)) chosen.push_back(token);
   }
+  return chosen;
 }
 
-bool is_sink(std::span<const uint32_t> sinks, uint32_t token) {
-  return std::binary_search(sinks.begin(), sinks.end(), token);
+// Rows of these tokens, RoPE undone, what is not finite zero.
+std::vector<float> rows_of(const KvView& view, const Rope* rope, std::span<const int32_t> positions,
+                           std::span<const uint32_t> tokens) {
+  const uint32_t channels = view.channels();
+  std::vector<float> rows(tokens.size() * channels);
+  std::vector<int32_t> of_rows;
+  for (size_t i = 0; i < tokens.size();) {
+    size_t run = 1;
+    while (i + run < tokens.size() && tokens[i + run] == tokens[i] + run) ++run;
+    load_rows(view, tokens[i], static_cast<uint32_t>(run), &rows[i * channels]);
+    i += run;
+  }
+  for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
+  if (rope == nullptr) return rows;
+  for (const uint32_t token : tokens) of_rows.push_back(positions[token]);
+  // The planes of a token set share their sample, so its sines are kept.
+  cached_rotation(*rope, of_rows).undo(rows, view.kv_heads, view.head_dim);
+  return rows;
 }
 
 std::vector<float> eigenvectors_of(const Eigen::MatrixXd& covariance) {
@@ -59,65 +68,63 @@ PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<co
   const uint32_t dim = view.head_dim;
   with_klt = with_klt && dim <= kMaxKltDim && stats.tokens >= dim;
 
-  // Sums are taken around the first block's mean: means may be hundreds of deviations.
-  std::vector<double> pivot(channels, 0.0);
-  std::vector<double> sum(channels, 0.0);
-  std::vector<double> squares(channels, 0.0);
-  std::vector<Eigen::MatrixXd> outer(with_klt ? view.kv_heads : 0, Eigen::MatrixXd::Zero(dim, dim));
-  const uint32_t stride = std::max(1u, view.tokens / kSampleTokens);
-  RowMatrix centred;
-  for_each_block(view, rope, positions, [&](uint32_t first, uint32_t count, std::vector<float>& rows) {
-    if (first == 0) {
-      for (uint32_t t = 0; t < count; ++t) {
-        for (uint32_t c = 0; c < channels; ++c) pivot[c] += rows[size_t{t} * channels + c] / count;
-      }
-    }
-    for (uint32_t t = 0; t < count; ++t) {
-      float* row = &rows[size_t{t} * channels];
-      const bool sink = is_sink(sinks, first + t);
-      if (!sink && (first + t) % stride == 0 && stats.sample_tokens < kSampleTokens) {
-        stats.sample.insert(stats.sample.end(), row, row + channels);
-        stats.sample_token.push_back(first + t);
-        ++stats.sample_tokens;
-      }
-      for (uint32_t c = 0; c < channels; ++c) {
-        const double off = sink ? 0.0 : row[c] - pivot[c];
-        sum[c] += off;
-        squares[c] += off * off;
-        row[c] = static_cast<float>(off);
-      }
-    }
-    for (uint32_t head = 0; head < outer.size(); ++head) {
-      const Eigen::Map<const RowMatrix> all(rows.data(), count, channels);
-      centred = all.middleCols(head * dim, dim);
-      outer[head] += (centred.transpose() * centred).cast<double>();
-    }
-  });
-
-  const double n = static_cast<double>(std::max<uint64_t>(1, stats.tokens));
-  stats.mean.resize(channels);
+  const std::vector<uint32_t> measured = spread_tokens(view.tokens, sinks, kMeasuredTokens);
+  const std::vector<float> rows = rows_of(view, rope, positions, measured);
+  const Eigen::Index count = static_cast<Eigen::Index>(measured.size());
+  const Eigen::Map<const RowMatrix> all(rows.data(), count, channels);
   stats.deviation.assign(view.kv_heads, 0.0);
-  for (uint32_t c = 0; c < channels; ++c) {
-    const double off = sum[c] / n;
-    stats.mean[c] = pivot[c] + off;
-    stats.deviation[c / dim] += std::max(0.0, squares[c] / n - off * off) / dim;
+  stats.mean.assign(channels, 0.0);
+  if (count > 0) {
+    Eigen::Map<Eigen::RowVectorXd>(stats.mean.data(), channels) =
+        all.cast<double>().colwise().sum() / static_cast<double>(count);
   }
-  for (double& deviation : stats.deviation) deviation = std::sqrt(deviation);
-  for (uint32_t head = 0; head < outer.size(); ++head) {
-    const Eigen::Map<const Eigen::VectorXd> off(&sum[size_t{head} * dim], dim);
-    stats.klt.push_back(eigenvectors_of(outer[head] / n - (off / n) * (off / n).transpose()));
+  for (uint32_t head = 0; head < view.kv_heads && count > 0; ++head) {
+    const Eigen::Map<const Eigen::RowVectorXd> mean(&stats.mean[size_t{head} * dim], dim);
+    // Centred in double: a mean may be hundreds of deviations.
+    const RowMatrix centred =
+        (all.middleCols(Eigen::Index{head} * dim, dim).cast<double>().rowwise() - mean).cast<float>();
+    stats.deviation[head] = std::sqrt(double{centred.squaredNorm()} / static_cast<double>(count) / dim);
+    if (!with_klt) continue;
+    Eigen::MatrixXf outer = Eigen::MatrixXf::Zero(dim, dim);
+    outer.selfadjointView<Eigen::Lower>().rankUpdate(centred.transpose());
+    stats.klt.push_back(eigenvectors_of(outer.cast<double>() / static_cast<double>(count)));
   }
+  // The sample for costs: every n-th of these.
+  const size_t every = (measured.size() + kSampleTokens - 1) / kSampleTokens;
+  for (size_t i = 0; i < measured.size(); i += every) {
+    stats.sample.insert(stats.sample.end(), rows.begin() + static_cast<std::ptrdiff_t>(i * channels),
+                        rows.begin() + static_cast<std::ptrdiff_t>((i + 1) * channels));
+    stats.sample_token.push_back(measured[i]);
+  }
+  stats.sample_tokens = static_cast<uint32_t>(stats.sample_token.size());
   return stats;
 }
 
 std::vector<float> token_norms(const KvView& view) {
+  constexpr uint32_t kBlockTokens = 32;
+  constexpr uint32_t kChains = 16;
+  const uint32_t channels = view.channels();
   std::vector<float> norms(view.tokens);
-  std::vector<float> row(view.channels());
-  for (uint32_t token = 0; token < view.tokens; ++token) {
-    load_values(view, token, 1, row.data());
-    double squares = 0;
-    for (const float value : row) squares += std::isfinite(value) ? double{value} * double{value} : 0.0;
-    norms[token] = static_cast<float>(std::sqrt(squares));
+  std::vector<float> rows(size_t{kBlockTokens} * channels);
+  for (uint32_t first = 0; first < view.tokens; first += kBlockTokens) {
+    const uint32_t count = std::min(kBlockTokens, view.tokens - first);
+    load_rows(view, first, count, rows.data());
+    for (uint32_t token = 0; token < count; ++token) {
+      const float* row = &rows[size_t{token} * channels];
+      float sum[kChains] = {};
+      uint32_t c = 0;
+      for (; c + kChains <= channels; c += kChains) {
+        for (uint32_t k = 0; k < kChains; ++k) sum[k] += row[c + k] * row[c + k];
+      }
+      for (; c < channels; ++c) sum[0] += row[c] * row[c];
+      double squares = 0;
+      for (const float of_chain : sum) squares += double{of_chain};
+      if (!std::isfinite(squares)) {
+        squares = 0;
+        for (c = 0; c < channels; ++c) squares += std::isfinite(row[c]) ? double{row[c]} * double{row[c]} : 0.0;
+      }
+      norms[first + token] = static_cast<float>(std::sqrt(squares));
+    }
   }
   return norms;
 }

@@ -13,12 +13,14 @@
 namespace kvpack {
 
 inline constexpr uint32_t kMaxKltDim = 256;     // a wider head's KLT costs more bytes than it saves
-inline constexpr uint32_t kSampleTokens = 512;  // rows that costs are measured on
+// Rows, evenly spread over the context, that mean and covariance are measured on, and those of them for costs.
+inline constexpr uint32_t kMeasuredTokens = 1024;
+inline constexpr uint32_t kSampleTokens = 512;
 
 struct PlaneStatistics {
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
-  uint64_t tokens = 0;            // that were counted: sinks left out
+  uint64_t tokens = 0;            // of the view, sinks left out
   std::vector<double> mean;       // [channel], RoPE undone, values that are not finite counted as zero
   std::vector<double> deviation;  // [kv_head] root mean square of the values minus their means
   // [kv_head] eigenvectors of the covariance, rows [component][head_dim], largest first; empty if head_dim is too large

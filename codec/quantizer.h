@@ -17,8 +17,11 @@ inline constexpr int32_t kMaxQuantized = 1 << 30;
 inline constexpr float kThirds[] = {1.0f,      1.0f / 3,   1.0f / 9,   1.0f / 27,
                                     1.0f / 81, 1.0f / 243, 1.0f / 729, 1.0f / 2187};
 
+// floor(value / step + 1/2), for |value / step| < kMaxQuantized.
 inline int32_t quantize(float value, float inverse_step) {
-  return static_cast<int32_t>(std::floor(value * inverse_step + 0.5f));
+  const float shifted = value * inverse_step + 0.5f;
+  const int32_t truncated = static_cast<int32_t>(shifted);
+  return truncated - (static_cast<float>(truncated) > shifted ? 1 : 0);
 }
 inline float dequantize(int32_t q, float step) { return static_cast<float>(q) * step; }
 

@@ -50,7 +50,7 @@ struct EncodedTile {
   bool quantized = false;
 };
 
-// Never larger than the raw rows plus one byte. Measuring decodes every level with decode_tile.
+// Never larger than the raw rows plus one byte. Measuring makes the very rows that decode_tile makes.
 Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure);
 
 // The token classes that a key tile carries, for its value tile; empty if it has none. Reads level 0 only.

@@ -2,13 +2,17 @@
 #include <algorithm>
 #include <cmath>
 
+#include "codec/entropy_tables.h"
+#include "codec/kernels.h"
 #include "codec/level_code.h"
 #include "codec/lossless.h"
 #include "codec/low_rank.h"
 #include "codec/outliers.h"
 #include "codec/quantizer.h"
 #include "codec/rope.h"
+#include "codec/row_values.h"
 #include "codec/tile.h"
+#include "codec/tile_rows.h"
 
 namespace kvpack {
 namespace {
@@ -48,29 +52,44 @@ ExactTokens take_sinks(const TileInput& input) {
 // Sinks become zero: they are stored aside and would only disturb the symbols' statistics.
 void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<float> rows) {
   const uint32_t channels = context.shape.channels();
-  const std::vector<float>& mean = context.parameters.mean_values;
-  for (size_t i = 0; i < rows.size(); ++i) rows[i] -= mean[i % channels];
+  const float* mean = context.parameters.mean_values.data();
+  for (size_t first = 0; first < rows.size(); first += channels) {
+    float* row = &rows[first];
+    for (uint32_t c = 0; c < channels; ++c) row[c] -= mean[c];
+  }
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
 
-// Values to quantized components. False if a value is too large for the step.
+// Values to quantized components, 32 slots of a head at a time. False if a value is too large for the step.
 bool transform_and_quantize(const TileContext& context, std::span<const ForwardTransform> forward,
                             std::span<const float> rows, QuantizedTile& tile) {
   const PlaneShape& shape = context.shape;
   const uint32_t finest = context.parameters.levels - 1;
-  std::vector<float> components;
+  std::vector<float> values(size_t{shape.head_dim} * kLanes);
+  std::vector<float> components((size_t{shape.head_dim} + kLanes) * kLanes);
+  std::vector<int32_t> q(components.size());
+  const std::vector<float> nothing(shape.head_dim, 0.0f);
   uint32_t first_component = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
     const ForwardTransform& transform = forward[head];
+    const LaneOrder& order = tile.order[head];
     const float step = context.parameters.step[head] * kThirds[finest];
-    components.assign(transform.components(), 0.0f);
-    for (uint32_t slot = 0; slot < tile.tokens; ++slot) {
-      transform.apply(&rows[size_t{tile.order[head].token[slot]} * shape.channels() + size_t{head} * shape.head_dim],
-                      components.data());
-      const float inverse_step = 1.0f / step_of_class(step, tile.order[head].token_class[slot]);
+    for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
+      const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
+      const float* of_lane[kLanes];
+      float inverse_step[kLanes];
+      for (uint32_t lane = 0; lane < kLanes; ++lane) {
+        const uint32_t slot = first + std::min(lane, lanes - 1);
+        inverse_step[lane] = 1.0f / step_of_class(step, order.token_class[slot]);
+        of_lane[lane] = lane < lanes
+                            ? &rows[size_t{order.token[slot]} * shape.channels() + size_t{head} * shape.head_dim]
+                            : nothing.data();
+      }
+      kernels().columns(of_lane, shape.head_dim, values.data());
+      transform.apply_to_group(values.data(), components.data());
+      if (!kernels().quantize(components.data(), transform.components(), inverse_step, q.data(), kLanes)) return false;
       for (uint32_t k = 0; k < transform.components(); ++k) {
-        if (!(std::fabs(components[k] * inverse_step) < static_cast<float>(kMaxQuantized))) return false;
-        tile.values(first_component + k)[slot] = quantize(components[k], inverse_step);
+        std::copy_n(&q[size_t{k} * kLanes], lanes, &tile.values(first_component + k)[first]);
       }
     }
     first_component += transform.components();
@@ -78,46 +97,101 @@ bool transform_and_quantize(const TileContext& context, std::span<const ForwardT
   return true;
 }
 
-// Decodes every prefix of the levels and compares with the source.
-Status measure_distortion(const TileContext& context, const TileInput& input, std::span<const float> original,
-                          EncodedTile& tile) {
-  const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
-  Bytes stored(tokens * input.view.packed_row_bytes());
-  auto rows = make_row_view<std::byte>(stored.data(), context.shape.dtype, tokens, context.shape.kv_heads,
+// sum += (a - b)^2 and the largest |a - b|, over one row. In f32, 16 chains side by side, unless that overflows.
+void add_row_error(const float* a, const float* b, size_t count, LevelDistortion& distortion) {
+  constexpr size_t kChains = 16;
+  float sum[kChains] = {};
+  float largest[kChains] = {};
+  size_t i = 0;
+  for (; i + kChains <= count; i += kChains) {
+    for (size_t k = 0; k < kChains; ++k) {
+      const float error = a[i + k] - b[i + k];
+      const float size = error < 0 ? -error : error;
+      sum[k] += error * error;
+      largest[k] = size > largest[k] ? size : largest[k];
+    }
+  }
+  for (; i < count; ++i) {
+    const float error = a[i] - b[i];
+    sum[0] += error * error;
+    largest[0] = std::max(largest[0], std::fabs(error));
+  }
+  double squares = 0;
+  for (const float of_chain : sum) squares += double{of_chain};
+  if (!std::isfinite(squares)) {
+    squares = 0;
+    for (i = 0; i < count; ++i) squares += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
+  }
+  distortion.squared_error += squares;
+  for (const float of_chain : largest) distortion.max_error = std::max(distortion.max_error, double{of_chain});
+}
+
+double sum_of_squares(std::span<const float> values, uint32_t channels) {
+  const std::vector<float> zeros(channels, 0.0f);
+  LevelDistortion squares;
+  for (size_t first = 0; first < values.size(); first += channels) {
+    add_row_error(&values[first], zeros.data(), channels, squares);
+  }
+  return squares.squared_error;
+}
+
+// Makes the rows that a decoder makes of every prefix of the levels, and compares them with the source (`original`,
+// what is not finite set to zero). What is kept exactly has no error. `tile.q` ends as level 0's values.
+void measure_distortion(const TileContext& context, const TileInput& input, std::span<const float> original,
+                        const ExactValues& exact_values, const LowRankFactors& low_rank, QuantizedTile& tile,
+                        EncodedTile& encoded) {
+  const uint32_t channels = context.shape.channels();
+  // Kept from tile to tile, as fresh memory costs more than what is done with it.
+  thread_local Bytes stored;
+  thread_local std::vector<float> decoded;
+  thread_local std::vector<int32_t> parents;
+  thread_local TileRows decoder;
+  stored.resize(tile.tokens * input.view.packed_row_bytes());
+  decoded.resize(original.size());
+  parents.resize(tile.q.size());
+  auto rows = make_row_view<std::byte>(stored.data(), context.shape.dtype, tile.tokens, context.shape.kv_heads,
                                        context.shape.head_dim);
   rows.hadamard_block = context.shape.hadamard_block;
-  std::vector<float> decoded(original.size());
-  std::vector<ByteSpan> levels;
-  for (const Bytes& level : tile.levels) {
-    levels.emplace_back(level);
-    KVPACK_RETURN_IF_ERROR(decode_tile(context, levels, rows));
-    load_values(rows, 0, tokens, decoded.data());
-    LevelDistortion distortion;
-    for (size_t i = 0; i < original.size(); ++i) {
-      if (!std::isfinite(original[i])) continue;
-      const double error = static_cast<double>(decoded[i]) - static_cast<double>(original[i]);
-      distortion.squared_error += error * error;
-      distortion.max_error = std::max(distortion.max_error, std::fabs(error));
+  std::vector<uint8_t> classes(tile.components());
+  encoded.distortion.resize(context.parameters.levels);
+  for (uint32_t level = context.parameters.levels; level-- > 0;) {
+    for (uint32_t c = 0; c < tile.components(); ++c) {
+      int32_t any = 0;
+      for (const int32_t q : tile.values(c)) any |= q;
+      classes[c] = any != 0 ? make_class(0, 0) : kDeadClass;
     }
-    tile.distortion.push_back(distortion);
+    decoder.open(context, level, classes, tile.order, low_rank, rows);
+    for (uint32_t group = 0; group * kLanes < tile.tokens; ++group) decoder.put_group(tile, group);
+    decoder.finish();
+    load_rows(rows, 0, tile.tokens, decoded.data());
+    for (const uint32_t index : exact_values.index) decoded[index] = 0;
+    auto sink = input.sinks.begin();
+    for (uint32_t token = 0; token < tile.tokens; ++token) {
+      if (sink != input.sinks.end() && *sink == token) {
+        ++sink;
+        continue;
+      }
+      const size_t at = size_t{token} * channels;
+      add_row_error(&decoded[at], &original[at], channels, encoded.distortion[level]);
+    }
+    if (level == 0) break;
+    kernels().parents(tile.q.data(), tile.q.size(), parents.data());
+    std::swap(tile.q, parents);
   }
-  for (const float value : original) {
-    if (std::isfinite(value)) tile.squared_values += static_cast<double>(value) * static_cast<double>(value);
-  }
-  return {};
 }
 
 // The quantized form, or no levels if it cannot hold these values.
-Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput& input, std::vector<float> rows) {
+Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput& input,
+                                     std::span<const float> original, const ExactValues& exact_values, bool measure) {
   const PlaneShape& shape = context.shape;
   const PlaneParameters& parameters = context.parameters;
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
   EncodedTile encoded;
-  ExactValues exact_values;
-  if (!take_non_finite(input.view, input.first, rows, exact_values)) return encoded;
+  thread_local std::vector<float> rows;
+  rows.assign(original.begin(), original.end());
   const ExactTokens exact_tokens = take_sinks(input);
   if (context.rope != nullptr)
-    RopeRotation(*context.rope, context.positions).undo(rows, shape.kv_heads, shape.head_dim);
+    cached_rotation(*context.rope, context.positions).undo(rows, shape.kv_heads, shape.head_dim);
   subtract_mean(context, input.sinks, rows);
   LowRankFactors low_rank;
   if (parameters.low_rank > 0) {
@@ -145,6 +219,7 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   encoded.levels[0] = base.take();
   encoded.exact_values = exact_values.index.size();
   encoded.quantized = true;
+  if (measure) measure_distortion(context, input, original, exact_values, low_rank, tile, encoded);
   return encoded;
 }
 
@@ -152,11 +227,20 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
 
 Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure) {
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
-  std::vector<float> original(size_t{tokens} * context.shape.channels());
-  if (!context.parameters.lossless || measure) load_values(input.view, input.first, tokens, original.data());
+  const bool lossless = context.parameters.lossless;
+  thread_local std::vector<float> original;
+  original.resize(lossless && !measure ? 0 : size_t{tokens} * context.shape.channels());
+  ExactValues exact_values;
+  bool quantizable = !lossless;
+  if (!original.empty()) {
+    load_rows(input.view, input.first, tokens, original.data());
+    if (!all_finite(original.data(), original.size())) {
+      quantizable = take_non_finite(input.view, input.first, original, exact_values) && quantizable;
+    }
+  }
   EncodedTile tile;
-  if (!context.parameters.lossless) {
-    KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original));
+  if (quantizable) {
+    KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original, exact_values, measure));
     uint64_t bytes = 0;
     for (const Bytes& level : tile.levels) bytes += level.size();
     // Exact coding wins where quantizing fails or saves nothing.
@@ -164,8 +248,9 @@ Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& inp
   }
   if (tile.levels.empty()) {
     KVPACK_ASSIGN_OR_RETURN(tile, encode_exact(context, input));
+    if (measure) tile.distortion.resize(tile.levels.size());
   }
-  if (measure) KVPACK_RETURN_IF_ERROR(measure_distortion(context, input, original, tile));
+  if (measure) tile.squared_values = sum_of_squares(original, context.shape.channels());
   return tile;
 }
 

@@ -7,7 +7,6 @@
 
 #include "codec/kernels.h"
 #include "codec/quantizer.h"
-#include "codec/reconstruction.h"
 
 namespace kvpack {
 
@@ -23,7 +22,6 @@ void TileRows::open(const TileContext& context, uint32_t level, std::span<const 
   direct_ = low_rank.rank == 0 && !dtype_is_quantized(rows.dtype) && rows.hadamard_block == 0;
   heads_.resize(shape.kv_heads);
   units_.resize(size_t{shape.head_dim} * kLanes);
-  run_units_.resize(units_.size());
   rows_.resize(size_t{shape.head_dim} * kLanes);
   halves_.resize(rows_.size());
   if (!direct_) all_rows_.resize(context.positions.size() * shape.channels());
@@ -43,10 +41,9 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
   const PlaneParameters& parameters = context_->parameters;
   const uint32_t dim = context_->shape.head_dim;
   Head& of = heads_[head];
-  of.step = parameters.step[head] * kThirds[level_] / kUnitsPerStep;
+  of.step = parameters.step[head] * kThirds[level_];
   for (uint32_t c = head * dim; c < (head + 1) * dim; ++c) mean_[c] = parameters.mean_values[c];
   of.live.clear();
-  of.bias.clear();
   of.weights.clear();
   if (parameters.transform == TransformKind::kHadamard) {
     of.step *= 1.0f / std::sqrt(static_cast<float>(hadamard_block_of(dim)));
@@ -64,97 +61,48 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
   }
 }
 
-void TileRows::prepare_bias(const TileSymbols& symbols, uint32_t head) {
-  Head& of = heads_[head];
-  of.classes = symbols.group_classes_of(head);
-  of.bias.clear();
-  of.quantized.clear();
-  for (const uint32_t k : of.live) of.quantized.push_back(symbols.values(of.first_component + k));
-  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
-    for (const uint32_t k : of.live) {
-      auto& bias = of.bias.emplace_back();
-      const uint8_t class_byte = symbols.classes()[of.first_component + k];
-      if (class_byte == kDeadClass) continue;
-      const SymbolModel model =
-          symbol_model(class_byte, context_->parameters.scale_offset, of.classes.token_class[run]);
-      std::copy_n(reconstruction_bias(model, static_cast<int>(level_)), 4, bias.begin());
-    }
-  }
-}
-
 // The group's components that are not all zero: at low rates most are, and a matrix's others add nothing. Of the
 // components that are channels none may be left out.
-void TileRows::gather(uint32_t head) {
+void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
   const Head& of = heads_[head];
+  const bool sparse = has_matrix(context_->parameters.transform);
   quantized_.clear();
   weights_now_.clear();
-  chosen_.clear();
   for (uint32_t i = 0; i < of.live.size(); ++i) {
-    int16_t any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | of.quantized[i][lane]);
-    if (any == 0) continue;
-    weights_now_.push_back(of.weights[i]);
-    quantized_.push_back(of.quantized[i]);
-    chosen_.push_back(i);
-  }
-}
-
-// One pass if all lanes are of one class, else one per class, of which its lanes are kept.
-void TileRows::fill_units(const TileSymbols& symbols, uint32_t head) {
-  Head& of = heads_[head];
-  if (of.live.empty()) {
-    weights_now_.clear();
-    return;
-  }
-  if (of.bias.empty() || of.classes != symbols.group_classes_of(head)) prepare_bias(symbols, head);
-  const bool sparse = !of.weights.empty();
-  if (sparse) gather(head);
-  const std::vector<const int16_t*>& quantized = sparse ? quantized_ : of.quantized;
-  for (uint32_t run = 0; run < of.classes.runs.count; ++run) {
-    const std::array<int8_t, 4>* bias = &of.bias[run * of.live.size()];
+    const int16_t* values = symbols.values(of.first_component + of.live[i]);
     if (sparse) {
-      bias_now_.clear();
-      for (const uint32_t i : chosen_) bias_now_.push_back(bias[i]);
-      bias = bias_now_.data();
+      int16_t any = 0;
+      for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | values[lane]);
+      if (any == 0) continue;
+      weights_now_.push_back(of.weights[i]);
     }
-    float* units = run == 0 ? units_.data() : run_units_.data();
-    kernels().units(quantized.data(), reinterpret_cast<const int8_t(*)[4]>(bias), quantized.size(), units);
-    if (run == 0) continue;
-    const uint32_t lanes = of.classes.runs.mask[run];
-    for (size_t i = 0; i < quantized.size() * kLanes; ++i) {
-      units_[i] = ((lanes >> (i % kLanes)) & 1u) != 0 ? run_units_[i] : units_[i];
-    }
+    quantized_.push_back(values);
   }
+  kernels().units(quantized_.data(), quantized_.size(), units_.data());
 }
 
-void TileRows::fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group) {
+void TileRows::gather(const QuantizedTile& tile, uint32_t head, uint32_t group) {
   const Head& of = heads_[head];
   const uint32_t first = group * kLanes;
   const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
   weights_now_ = of.weights;
   for (size_t i = 0; i < of.live.size(); ++i) {
-    const uint32_t component = of.first_component + of.live[i];
-    for (uint32_t lane = 0; lane < lanes; ++lane) {
-      float& unit = units_[i * kLanes + lane];
-      unit = 0;
-      if (tile.class_of[component] == kDeadClass) continue;
-      const SymbolModel model = symbol_model(tile.class_of[component], context_->parameters.scale_offset,
-                                             order_[head].token_class[first + lane]);
-      unit = unit_of(tile.values(component)[first + lane], reconstruction_bias(model, static_cast<int>(level_)));
-    }
+    const int32_t* values = &tile.values(of.first_component + of.live[i])[first];
+    float* units = &units_[i * kLanes];
+    for (uint32_t lane = 0; lane < lanes; ++lane) units[lane] = static_cast<float>(values[lane]);
   }
 }
 
 void TileRows::put_group(const TileSymbols& symbols, uint32_t group) {
   for (uint32_t head = 0; head < heads_.size(); ++head) {
-    fill_units(symbols, head);
+    gather(symbols, head);
     put_head(head, group);
   }
 }
 
 void TileRows::put_group(const QuantizedTile& tile, uint32_t group) {
   for (uint32_t head = 0; head < heads_.size(); ++head) {
-    fill_units(tile, head, group);
+    gather(tile, head, group);
     put_head(head, group);
   }
 }

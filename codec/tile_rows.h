@@ -2,10 +2,10 @@
 // Groups of quantized values back to rows: units, inverse transform, mean, RoPE, rounding, one head's 32 tokens at a
 // time, so that everything in between stays in the nearest cache.
 //
-//   units   16 q - sign(q) bias              [component][32]
+//   units   q                                [component][32]
 //   sums    of units times the matrix's rows, one fused multiply-add each, components in order; or the
 //           Hadamard butterflies; or the units themselves
-//   value   fused: sum x (step / 3^level / 2^class / 16, for Hadamard times block^-1/2) + mean
+//   value   fused: sum x (step / 3^level / 2^class, for Hadamard times block^-1/2) + mean
 //   then    the low-rank product is added, keys are turned, and the value is rounded to its type
 #pragma once
 
@@ -33,21 +33,16 @@ class TileRows {
 
  private:
   struct Head {
-    uint32_t first_component = 0;             // over all heads
-    std::vector<uint32_t> live;               // components of the head, ascending; all of them without a matrix
-    std::vector<const float*> weights;        // [live][head_dim]
-    float step = 0;                           // of one unit, in token class 0
-    GroupClasses classes;                     // for which `bias` stands
-    std::vector<std::array<int8_t, 4>> bias;  // [run of classes][live]
-    std::vector<const int16_t*> quantized;    // [live] the values of the group in work
+    uint32_t first_component = 0;       // over all heads
+    std::vector<uint32_t> live;         // components of the head, ascending; all of them without a matrix
+    std::vector<const float*> weights;  // [live][head_dim]
+    float step = 0;                     // of one unit, in token class 0
   };
   void open_head(uint32_t head, std::span<const uint8_t> classes);
   // units_ holds the components of weights_now_, or all channels, [component][32].
   void put_head(uint32_t head, uint32_t group);
-  void gather(uint32_t head);
-  void prepare_bias(const TileSymbols& symbols, uint32_t head);
-  void fill_units(const TileSymbols& symbols, uint32_t head);
-  void fill_units(const QuantizedTile& tile, uint32_t head, uint32_t group);
+  void gather(const TileSymbols& symbols, uint32_t head);
+  void gather(const QuantizedTile& tile, uint32_t head, uint32_t group);
   void store_rows(uint32_t head, std::span<const uint32_t> tokens);
 
   const TileContext* context_ = nullptr;
@@ -62,11 +57,8 @@ class TileRows {
   std::vector<float> mean_;     // [channel]
   std::vector<float> units_;    // [live][32]
   // Of the group in work: its components that are not all zero.
-  std::vector<uint32_t> chosen_;  // index into live
   std::vector<const int16_t*> quantized_;
   std::vector<const float*> weights_now_;
-  std::vector<std::array<int8_t, 4>> bias_now_;
-  std::vector<float> run_units_;  // [live][32]
   std::vector<float> rows_;       // [32][head_dim]
   std::vector<float> all_rows_;   // [token][channel]
   std::vector<uint16_t> halves_;

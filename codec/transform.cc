@@ -60,9 +60,12 @@ ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const 
   const Eigen::MatrixXd gram = rows * rows.transpose();
   const Eigen::MatrixXd columns = gram.ldlt().solve(rows).transpose();
   columns_.resize(size_t{head_dim} * components_);
+  blocks_.assign(size_t{(components_ + kLanes - 1) / kLanes} * head_dim * kLanes, 0.0f);
   for (uint32_t d = 0; d < head_dim; ++d) {
     for (uint32_t k = 0; k < components_; ++k) {
-      columns_[size_t{d} * components_ + k] = static_cast<float>(columns(d, k));
+      const float weight = static_cast<float>(columns(d, k));
+      columns_[size_t{d} * components_ + k] = weight;
+      blocks_[(size_t{k / kLanes} * head_dim + d) * kLanes + k % kLanes] = weight;
     }
   }
 }
@@ -74,6 +77,25 @@ void ForwardTransform::apply(const float* values, float* components) const {
     return;
   }
   kernels().forward(values, columns_.data(), head_dim_, components_, components);
+}
+
+void ForwardTransform::apply_to_group(float* values, float* components) const {
+  if (!has_matrix(kind_)) {
+    if (kind_ == TransformKind::kHadamard) kernels().hadamard(values, head_dim_, block_);
+    const float factor = kind_ == TransformKind::kHadamard ? 1.0f / std::sqrt(static_cast<float>(block_)) : 1.0f;
+    for (size_t i = 0; i < size_t{head_dim_} * kLanes; ++i) components[i] = values[i] * factor;
+    return;
+  }
+  // The kernel of the inverse with both sides exchanged: components as its slots, tokens as its channels.
+  std::vector<const float*> rows(head_dim_);
+  for (uint32_t d = 0; d < head_dim_; ++d) rows[d] = values + size_t{d} * kLanes;
+  float ones[kLanes];
+  float zeros[kLanes] = {};
+  std::fill_n(ones, kLanes, 1.0f);
+  for (uint32_t first = 0; first < components_; first += kLanes) {
+    kernels().inverse_matrix(&blocks_[size_t{first} * head_dim_], rows.data(), head_dim_, kLanes, ones, zeros,
+                             components + size_t{first} * kLanes);
+  }
 }
 
 }  // namespace kvpack

@@ -2,8 +2,8 @@
 // The transform of one head: values [head_dim] -> components [components], and back.
 //
 //   none      the components are the channels
-//   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no
-//   bytes matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
+//   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no bytes
+//   matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
 //             x = sum_k component[k] * row[k]; rows are int8 times one f32 scale each. Components left out are zero.
 //
 // The forward direction of a matrix is its pseudo-inverse: rounding the rows costs no accuracy while all are kept.
@@ -43,6 +43,8 @@ class ForwardTransform {
   ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept = UINT32_MAX);
   uint32_t components() const { return components_; }
   void apply(const float* values, float* components) const;
+  // The same for 32 tokens: values [head_dim][32], which are used up, to components [components, padded to 32][32].
+  void apply_to_group(float* values, float* components) const;
 
  private:
   TransformKind kind_;
@@ -50,6 +52,7 @@ class ForwardTransform {
   uint32_t components_;
   uint32_t block_;
   std::vector<float> columns_;  // [head_dim][component]
+  std::vector<float> blocks_;   // [block of 32 components][head_dim][32], zero beyond the last
 };
 
 }  // namespace kvpack

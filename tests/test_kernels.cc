@@ -290,16 +290,13 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     const size_t components = 1 + random() % dim;
     std::vector<std::array<int16_t, kLanes>> q(components);
     std::vector<const int16_t*> rows_of_q;
-    std::vector<std::array<int8_t, 4>> bias(components);
     for (size_t k = 0; k < components; ++k) {
       for (int16_t& value : q[k]) {
         value = static_cast<int16_t>(random() % 8 == 0 ? random() : static_cast<uint32_t>(random() % 9) - 4);
         if (value == INT16_MIN) value = INT16_MAX;
       }
       rows_of_q.push_back(q[k].data());
-      for (int8_t& b : bias[k]) b = static_cast<int8_t>(static_cast<int>(random() % 17) - 8);
     }
-    const auto* bias_at = reinterpret_cast<const int8_t(*)[4]>(bias.data());
     const std::vector<float> weights = random_floats(random, components * dim);
     std::vector<const float*> weight_rows;
     for (size_t k = 0; k < components; ++k) weight_rows.push_back(&weights[k * dim]);
@@ -315,12 +312,15 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     for (int8_t& i : integers) i = static_cast<int8_t>(random());
 
     struct Outcome {
-      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled, forward;
+      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled, forward, columns;
+      std::vector<int32_t> quantized;
+      bool all_fit = false;
+      bool none_fit = false;
     };
     const auto run = [&](const Kernels& k) {
       Outcome out;
       out.units.resize(components * kLanes);
-      k.units(rows_of_q.data(), bias_at, components, out.units.data());
+      k.units(rows_of_q.data(), components, out.units.data());
       out.matrix.resize(dim * kLanes);
       k.inverse_matrix(out.units.data(), weight_rows.data(), components, dim, scale.data(), mean.data(),
                        out.matrix.data());
@@ -335,6 +335,15 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       out.forward.resize(components);
       k.forward(mean.data(), columns.data(), dim, components, out.forward.data());
       k.scale_integers(integers.data(), dim, scale[0], out.scaled.data());
+      std::vector<const float*> rows;
+      for (size_t lane = 0; lane < kLanes; ++lane) rows.push_back(&out.none[lane * dim]);
+      out.columns.resize(dim * kLanes);
+      k.columns(rows.data(), dim, out.columns.data());
+      // Columns 40 apart; the last one's scale takes the values beyond what may be quantized.
+      out.quantized.resize(2 * dim * 40);
+      out.all_fit = k.quantize(out.columns.data(), dim, scale.data(), out.quantized.data(), 40);
+      const std::vector<float> huge(kLanes, 1e30f);
+      out.none_fit = k.quantize(out.columns.data(), dim, huge.data(), &out.quantized[dim * 40], 40);
       return out;
     };
     // The sums that the decoder's definition gives (tile_rows.h), apart from any kernel.
@@ -358,6 +367,12 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       CHECK(same_bits(found.neox, expected.neox));
       CHECK(same_bits(found.scaled, expected.scaled));
       CHECK(same_bits(found.forward, expected.forward));
+      CHECK(same_bits(found.columns, expected.columns));
+      CHECK(found.quantized == expected.quantized);
+      CHECK(found.all_fit == expected.all_fit);
+      CHECK(expected.all_fit);
+      CHECK(found.none_fit == expected.none_fit);
+      CHECK_FALSE(expected.none_fit);
     }
   }
 }
