@@ -42,7 +42,8 @@ TEST_CASE("bench asks the model about every method, and draws what it says") {
   const test::Outcome run = test::run_kvpack(arguments);
   REQUIRE_MESSAGE(run.exit_code == 0, run.err);
   std::map<std::string, double> kl;
-  for (const auto& method : nlohmann::json::parse(run.out)["mean"]) kl[method["name"]] = method["kl"];
+  const auto report = nlohmann::json::parse(run.out);  // outlives the loop
+  for (const auto& method : report["mean"]) kl[method["name"]] = method["kl"];
   CHECK(kl.at("kvpack lossless") == 0);
   CHECK(kl.at("kvpack high") < kl.at("kvpack medium"));
   CHECK(kl.at("kvpack medium") < kl.at("kvpack low"));
