@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // KVTC (Staniszewski and Lancucki, arXiv 2511.01815, section 3): keys before RoPE, mean removed, principal components,
-// bits chosen for groups of components by dynamic programming on the squared error of the whole cache, every token's
-// group scaled from its minimum to its maximum, the packed bits through a general compressor; the first 4 tokens and
-// the last 128 exact. "kvtc-16": the bits are chosen for a sixteenth of f16 before the compressor, as in the paper.
+// bits chosen for groups of components by dynamic programming on the squared error of all keys, and of all values,
+// every token's group scaled from its minimum to its maximum, the packed bits through a general compressor; the first 4
+// tokens and the last 128 exact. "kvtc-16": the bits are chosen for a sixteenth of f16 before the compressor, as in the
+// paper.
 //
 // With a profile, the components are those of its calibration texts, per head (the paper joins the heads of all
 // layers), and are not counted. Without one the plane's own covariance gives them across its heads, and they are
@@ -159,16 +160,16 @@ std::vector<Choice> best_groups(const Components& parts, double price) {
   return groups;
 }
 
-double total_bits(const std::vector<Components>& all, double price) {
+double total_bits(const std::vector<const Components*>& all, double price) {
   double bits = 0;
-  for (const Components& parts : all) {
-    for (const Choice& choice : best_groups(parts, price)) bits += static_cast<double>(bits_of(choice)) * parts.count;
+  for (const Components* parts : all) {
+    for (const Choice& choice : best_groups(*parts, price)) bits += static_cast<double>(bits_of(choice)) * parts->count;
   }
   return bits;
 }
 
 // One price for the whole cache, so that the budget is met.
-double find_price(const std::vector<Components>& all, double budget_bits) {
+double find_price(const std::vector<const Components*>& all, double budget_bits) {
   double low = 1e-12;
   double high = 1e12;
   for (int i = 0; i < 60; ++i) {
@@ -243,13 +244,22 @@ Result<PresetResult> run(const PresetInput& input, double ratio) {
     all[p] = analyse(input, load_plane(input, p, true));
     measure_choices(all[p]);
   });
-  double values = 0;
-  for (const Components& parts : all) values += static_cast<double>(parts.values.size());
-  const double price = find_price(all, values * 16 / ratio);
+  // Keys and values have a budget each: what an error of one matters beside the other's, its square does not tell.
+  double price[2] = {};
+  for (const Side side : {Side::kKey, Side::kValue}) {
+    std::vector<const Components*> of_side;
+    double values = 0;
+    for (size_t p = 0; p < planes; ++p) {
+      if (input.file.tensor.planes[p].side != side) continue;
+      of_side.push_back(&all[p]);
+      values += static_cast<double>(all[p].values.size());
+    }
+    price[static_cast<size_t>(side)] = find_price(of_side, values * 16 / ratio);
+  }
   std::vector<uint64_t> bytes(planes);
   parallel_for(planes, input.threads, [&](uint64_t p) {
     PresetPlane plane = load_plane(input, p, true);
-    bytes[p] = code_plane(plane, all[p], price);
+    bytes[p] = code_plane(plane, all[p], price[plane.is_key() ? 0 : 1]);
     store_plane(plane, p, result);
   });
   result.bytes = std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
