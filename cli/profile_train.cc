@@ -12,6 +12,7 @@
 #include "codec/profile_file.h"
 #ifdef KVPACK_HAVE_LIBLLAMA
 #include "net/engine/libllama_profile.h"
+#include "net/engine/profile_calibration.h"
 #endif
 
 namespace kvpack::cli {
@@ -94,9 +95,20 @@ Result<int> run_profile_train(const ProfileTrainArguments& arguments, Console& c
   Stopwatch watch;
   Progress progress(console, "training");
   options.progress = progress.callback();
-  const auto run = engine::train_profile(arguments.model, texts, options);
+  auto run = engine::train_profile(arguments.model, texts, options);
   progress.clear();
   if (!run.ok()) return about_file(run.error(), arguments.model);
+  KVPACK_ASSIGN_OR_RETURN(const ModelFacts facts, read_model(arguments.model));
+  const auto calibration =
+      engine::calibrate_profile(run->profile, arguments.model, facts, texts, {run->window_tokens, arguments.threads});
+  if (calibration.ok()) {
+    run->profile.method += fmt::format(", unit set by KL {:.4f} at low (scale {:.3f}, floor {:.4f})", calibration->kl,
+                                       calibration->scale, calibration->floor);
+  } else if (calibration.error().kind == ErrorKind::kInvalidArgument) {
+    console.note("the profile's unit is estimated, not measured: " + calibration.error().message);
+  } else {
+    return about_file(calibration.error(), arguments.model);
+  }
   const Bytes bytes = write_profile(run->profile);
   KVPACK_RETURN_IF_ERROR(output->write(bytes));
   KVPACK_RETURN_IF_ERROR(output->commit());

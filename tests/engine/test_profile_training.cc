@@ -18,6 +18,7 @@
 #include "net/engine/libllama_profile.h"
 #include "net/engine/output_projection.h"
 #include "net/engine/llama_engine.h"
+#include "net/engine/profile_calibration.h"
 #include "tests/engine/plain_state.h"
 #include "tests/engine/scratch_folder.h"
 
@@ -225,6 +226,28 @@ std::pair<double, double> head_correlations(const MeasuredLayer& measured, const
     value.push_back(std::log(found.value_weight[t] + 1e-30));
   }
   return {correlation(predicted, key), correlation(predicted, value)};
+}
+
+TEST_CASE("the unit is measured: wherever it begins, low ends near the KL that it stands for") {
+  const auto run = train_profile(kNano, training_texts(), short_run());
+  REQUIRE(run.ok());
+  const Result<ModelFacts> facts = read_model_facts(kNano);
+  REQUIRE(facts.ok());
+  CalibrationOptions options;
+  options.window_tokens = run->window_tokens;
+  double settled[2];
+  for (int i = 0; i < 2; ++i) {
+    Profile profile = run->profile;
+    const double begin = i == 0 ? 0.25 : 4;
+    scale_profile(profile, begin);
+    const Result<Calibration> found = calibrate_profile(profile, kNano, *facts, training_texts(), options);
+    REQUIRE_MESSAGE(found.ok(), found.error().message);
+    CHECK(found->kl == doctest::Approx(kLowKl).epsilon(0.4));
+    settled[i] = begin * found->scale;
+  }
+  CHECK(settled[0] == doctest::Approx(settled[1]).epsilon(0.3));
+  Profile profile = run->profile;
+  CHECK_FALSE(calibrate_profile(profile, kNano, *facts, {"too short"}, options).ok());
 }
 
 TEST_CASE("token weights learned from some texts are those of another") {
