@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/encode.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "codec/archive_codec.h"
+#include "codec/context_profile.h"
 
 namespace kvpack::cli {
 namespace {
@@ -48,6 +50,21 @@ Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& argument
   return none;
 }
 
+// What the context's own last tokens tell about it, if the model's weights are at hand; `notes` says why not.
+std::optional<Profile> measured_profile(const EncodeArguments& arguments, const KvFile& file, const ModelFacts* model,
+                                        Progress& progress, std::vector<std::string>& notes) {
+  if (model == nullptr || arguments.no_measure || arguments.quality == quality_name(Quality::kLossless)) return {};
+  const auto source = open_file_source(arguments.model);
+  if (!source.ok()) return {};  // standard input: the facts are all there is
+  ContextProfileOptions options;
+  options.threads = arguments.threads;
+  options.progress = progress.callback();
+  Result<Profile> profile = profile_of_context(file, *model, **source, options);
+  if (profile.ok()) return std::move(profile).value();
+  notes.push_back(fmt::format("what the model minds was not measured, the archive is larger: {}", profile.error().message));
+  return {};
+}
+
 Status check_standard_input_used_once(const EncodeArguments& arguments) {
   const int uses = (arguments.input == "-") + (arguments.text == "-");
   if (uses > 1) return invalid_argument("standard input cannot be both the KV file and the text");
@@ -71,6 +88,8 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
   profile->type_name(kFileType);
   verb.add_flag("--no-profile", arguments.no_profile, "use none, even if one is found")->excludes(profile);
   verb.add_flag("--embed-profile", arguments.embed_profile, "carry the profile in the archive");
+  verb.add_flag("--no-measure", arguments.no_measure,
+                "without a profile: do not take the context's last tokens through the model to see what it minds");
   auto* quality = add_choice(verb, "--quality", arguments.quality, {"lossless", "high", "medium", "low"},
                              "how close to the input to stay (default: medium)");
   auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0,
@@ -138,6 +157,12 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
 
   Progress progress(console, "encoding", file.tensor.raw_bytes());
   options.progress = progress.callback();
+  std::optional<Profile> measured;
+  if (!profile) measured = measured_profile(arguments, file, model, progress, notes);
+  if (measured) {
+    options.profile = &*measured;
+    options.store_basis = true;
+  }
   const auto report = encode_archive(file, model, options, *output);
   progress.clear();
   if (!report.ok()) return about_file(report.error(), arguments.input);

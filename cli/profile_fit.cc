@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// kvpack profile fit: for those who have KV files but no engine. A build with llama.cpp also reads a GGUF's weights.
+// kvpack profile fit: for those who have KV files but no engine. Of a GGUF, the output projections are read, too.
 #include "codec/profile_fit.h"
 
 #include <fmt/format.h>
@@ -10,46 +10,33 @@
 #include "cli/output_file.h"
 #include "cli/profile.h"
 #include "cli/quantities.h"
+#include "codec/attention_layers.h"
 #include "codec/profile_file.h"
-#ifdef KVPACK_HAVE_LIBLLAMA
-#include "net/engine/output_projection.h"
-#endif
 
 namespace kvpack::cli {
 namespace {
 
 using Grams = std::map<uint32_t, std::vector<float>>;
 
-#ifdef KVPACK_HAVE_LIBLLAMA
-
 // What each KV head's values are multiplied with, where `path` is a GGUF whose weights can be read.
 Grams output_grams(const std::string& path, const ModelFacts& facts) {
-  Grams grams;
   const auto source = open_file_source(path);
-  if (!source.ok()) return grams;
-  const auto gguf = read_gguf(**source);
-  if (!gguf.ok()) return grams;  // a config.json or model.json
-  for (uint32_t layer = 0; layer < facts.layers.size(); ++layer) {
-    const LayerFacts& fact = facts.layers[layer];
-    if (fact.kv_heads == 0 || fact.value_dim == 0) continue;
-    const auto projection = engine::read_output_projection(**source, *gguf, layer, fact.value_dim, /*threads=*/0);
-    if (!projection.ok() || projection->query_heads % fact.kv_heads != 0) return {};
-    const size_t size = size_t{fact.value_dim} * fact.value_dim;
-    const uint32_t group = projection->query_heads / fact.kv_heads;
-    std::vector<float>& sums = grams[layer];
-    sums.resize(fact.kv_heads * size);
-    for (uint32_t head = 0; head < projection->query_heads; ++head) {
-      for (size_t i = 0; i < size; ++i) sums[head / group * size + i] += projection->gram[head * size + i];
+  if (!source.ok()) return {};
+  const auto weights = ModelWeights::open(**source, /*threads=*/0);
+  if (!weights.ok()) return {};  // a config.json or model.json
+  const auto attention = read_attention_layers(*weights, facts, /*threads=*/0);
+  if (!attention.ok()) return {};
+  Grams grams;
+  for (const AttentionLayer& layer : attention->layers) {
+    const size_t size = size_t{layer.value_dim} * layer.value_dim;
+    std::vector<float>& sums = grams[layer.layer];
+    sums.resize(layer.kv_heads * size);
+    for (uint32_t head = 0; head < layer.query_heads; ++head) {
+      for (size_t i = 0; i < size; ++i) sums[head / layer.group() * size + i] += layer.output_gram[head * size + i];
     }
   }
   return grams;
 }
-
-#else
-
-Grams output_grams(const std::string&, const ModelFacts&) { return {}; }
-
-#endif
 
 }  // namespace
 

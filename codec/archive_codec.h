@@ -41,6 +41,8 @@ struct EncodeOptions {
   const Profile* profile = nullptr;
   std::string profile_hash;     // of the file, 32 hexadecimal digits (profile_file.h)
   ByteSpan embedded_profile{};  // the file's bytes, to carry it in the archive; or empty
+  // The profile is this context's own (context_profile.h): what decoding needs of it is stored plane by plane.
+  bool store_basis = false;
   // [plane of tensor][token * kv_heads + head] relative token weights, instead of the profile's; empty: none (without a
   // profile: all tokens alike). A layer's values take those of its keys.
   std::vector<std::vector<float>> token_weights;

@@ -200,10 +200,9 @@ void ArchiveEncoder::choose_all(const StepRule* rule) {
     const ProfilePlane* profile = profile_of(static_cast<uint32_t>(p));
     if (rule == nullptr) {
       parameters_[p].lossless = true;
-    } else if (profile != nullptr && rule->profile_step > 0) {
-      settle(p, choose_profile_parameters(statistics_[p], *rule, *profile, classes_[p]));
     } else {
-      settle(p, choose_parameters(statistics_[p], *rule, options_.transform, options_.low_rank));
+      const PlaneKnowledge knowledge{profile, options_.store_basis, classes_[p]};
+      settle(p, choose_parameters(statistics_[p], *rule, knowledge, options_.transform, options_.low_rank));
     }
   });
 }

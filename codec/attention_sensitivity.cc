@@ -74,11 +74,14 @@ Draws draw_tokens(const Matrix& cost, uint32_t draws, uint64_t seed, uint64_t pl
 }
 
 // Queries rotated back to the drawn tokens, [query, draw][key_dim].
-Matrix rotate_back(const AttentionLayer& layer, const Rows& query, const Draws& drawn, uint32_t draws) {
+Matrix rotate_back(const AttentionLayer& layer, uint32_t first_position, const Rows& query, const Draws& drawn,
+                   uint32_t draws) {
   Matrix rotated(query.rows() * draws, query.cols());
   for (Eigen::Index i = 0; i < rotated.rows(); ++i) rotated.row(i) = query.row(i / draws);
   if (layer.rope) {
-    const RopeRotation rotation(*layer.rope, drawn.tokens);
+    std::vector<int32_t> positions = drawn.tokens;
+    for (int32_t& position : positions) position += static_cast<int32_t>(first_position);
+    const RopeRotation rotation(*layer.rope, positions);
     rotation.undo({rotated.data(), static_cast<size_t>(rotated.size())}, 1, layer.key_dim);
   }
   for (Eigen::Index i = 0; i < rotated.rows(); ++i) {
@@ -90,11 +93,13 @@ Matrix rotate_back(const AttentionLayer& layer, const Rows& query, const Draws& 
 // What one query head has to do with its KV head, as matrices.
 struct HeadView {
   uint32_t prefix;
+  uint32_t first_position;
   Rows query, key, value;
   Matrix passed_on;  // W^T W / r
 
   HeadView(const AttentionLayer& layer, const LayerWindow& window, uint32_t query_head)
       : prefix(window.prefix()),
+        first_position(window.first_position),
         query(head_rows(window.query, window.queries, layer.query_heads, query_head, layer.key_dim)),
         key(head_rows(window.key, window.tokens, layer.kv_heads, query_head / layer.group(), layer.key_dim)),
         value(head_rows(window.value, window.tokens, layer.kv_heads, query_head / layer.group(), layer.value_dim)),
@@ -135,9 +140,16 @@ void add_key_side(const AttentionLayer& layer, const HeadView& head, const Matri
   for (uint32_t t = 0; t < head.prefix; ++t) found.key_weight.push_back(static_cast<double>(weight[t]));
   const uint64_t place = (uint64_t{layer.layer} << 40) + (uint64_t{query_head} << 24);
   const Draws drawn = draw_tokens(cost, options.draws, options.seed, place);
-  const Matrix rotated = rotate_back(layer, head.query, drawn, options.draws);
+  const Matrix rotated = rotate_back(layer, head.first_position, head.query, drawn, options.draws);
   const Matrix sum = rotated.transpose() * rotated;
   found.key.assign(sum.data(), sum.data() + sum.size());
+}
+
+// One query head's rows in [query][query_head][value_dim].
+Eigen::Map<Matrix, 0, Eigen::OuterStride<>> output_rows(const AttentionLayer& layer, const LayerWindow& window,
+                                                        uint32_t query_head, float* output) {
+  return {output + size_t{query_head} * layer.value_dim, window.queries, layer.value_dim,
+          Eigen::OuterStride<>(Eigen::Index{layer.query_heads} * layer.value_dim)};
 }
 
 // One query head's share of its KV head's sums. `output`: [query][query_head][value_dim], this head's part is filled.
@@ -147,9 +159,7 @@ HeadSensitivity query_head_sensitivity(const AttentionLayer& layer, const LayerW
   const Matrix all = attention(layer, window, head.query, head.key);
   const auto share = all.leftCols(head.prefix);
   Matrix mean = share * head.value.topRows(head.prefix);
-  Eigen::Map<Matrix, 0, Eigen::OuterStride<>>(output + size_t{query_head} * layer.value_dim, window.queries,
-                                              layer.value_dim,
-                                              Eigen::OuterStride<>(Eigen::Index{layer.query_heads} * layer.value_dim)) =
+  output_rows(layer, window, query_head, output) =
       mean + all.rightCols(window.queries) * head.value.bottomRows(window.queries);
   const Eigen::VectorXf shares = share.rowwise().sum().cwiseMax(kLeastPrefixShare);
   mean = mean.array().colwise() / shares.array();
@@ -187,6 +197,19 @@ LayerSensitivity attention_sensitivity(const AttentionLayer& layer, const LayerW
     add_to(sum.value_weight, parts[head].value_weight);
   }
   return found;
+}
+
+std::vector<float> attention_output(const AttentionLayer& layer, const LayerWindow& window, unsigned threads) {
+  std::vector<float> output(size_t{window.queries} * layer.query_heads * layer.value_dim);
+  parallel_for(layer.query_heads, threads, [&](uint64_t at) {
+    const auto query_head = static_cast<uint32_t>(at);
+    const uint32_t kv_head = query_head / layer.group();
+    const Rows query = head_rows(window.query, window.queries, layer.query_heads, query_head, layer.key_dim);
+    const Rows key = head_rows(window.key, window.tokens, layer.kv_heads, kv_head, layer.key_dim);
+    const Rows value = head_rows(window.value, window.tokens, layer.kv_heads, kv_head, layer.value_dim);
+    output_rows(layer, window, query_head, output.data()) = attention(layer, window, query, key) * value;
+  });
+  return output;
 }
 
 }  // namespace kvpack

@@ -34,7 +34,7 @@ struct AttentionLayer {
   uint32_t group() const { return query_heads / kv_heads; }
 };
 
-// One text in one layer: positions 0 .. tokens-1, of which the last `queries` ask and the others are the prefix.
+// One text in one layer: tokens at consecutive positions, of which the last `queries` ask and the others are the prefix.
 struct LayerWindow {
   uint32_t tokens = 0;
   uint32_t queries = 0;
@@ -42,6 +42,7 @@ struct LayerWindow {
   std::span<const float> key;    // [token][kv_head][key_dim], after RoPE
   std::span<const float> value;  // [token][kv_head][value_dim]
   double stream_power = 1;       // r: squared norm of the residual stream after this attention
+  uint32_t first_position = 0;   // of the first token
 
   uint32_t prefix() const { return tokens - queries; }
 };
@@ -70,5 +71,8 @@ struct SensitivityOptions {
 // `window` has at least one query and kSinkTokens + 1 prefix tokens, and spans of the sizes that it says.
 LayerSensitivity attention_sensitivity(const AttentionLayer& layer, const LayerWindow& window,
                                        const SensitivityOptions& options);
+
+// The attention's output alone, [query][query_head][value_dim]: as LayerSensitivity::output.
+std::vector<float> attention_output(const AttentionLayer& layer, const LayerWindow& window, unsigned threads);
 
 }  // namespace kvpack

@@ -128,7 +128,7 @@ Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape,
   } else {
     const PlaneStatistics stats =
         measure_plane(plane.view, rope, positions, sinks, options.transform != TransformChoice::kNone);
-    choice = choose_parameters(stats, step_rule_of(options.quality), options.transform, 0);
+    choice = choose_parameters(stats, step_rule_of(options.quality), {}, options.transform, 0);
   }
   const TileContext context{shape, parameters, rope, positions, {}};
   KVPACK_ASSIGN_OR_RETURN(EncodedTile tile, encode_tile(context, {plane.view, choice.forward, 0, sinks, {}}, false));

@@ -26,9 +26,13 @@ double power_of_3(uint32_t exponent) {
   return power;
 }
 
-void set_steps(const PlaneStatistics& stats, const StepRule& rule, PlaneParameters& parameters) {
+// A profile says what an error costs per head: the steps then follow from it, as if each value were a component.
+void set_steps(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane* profile,
+               PlaneParameters& parameters) {
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    double finest = rule.absolute > 0 ? rule.absolute : rule.per_deviation * stats.deviation[head];
+    double finest = profile != nullptr   ? rule.profile_step / std::sqrt(double{profile->sensitivity[head]})
+                    : rule.absolute > 0 ? rule.absolute
+                                        : rule.per_deviation * stats.deviation[head];
     if (!(finest > 0)) finest = 1;  // a constant head: everything is its mean
     parameters.step.push_back(static_cast<float>(finest * power_of_3(rule.levels - 1)));
   }
@@ -202,7 +206,8 @@ ParameterChoice lossless_choice() {
   return choice;
 }
 
-ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters parameters, TransformKind transform) {
+ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters parameters, TransformKind transform,
+                               std::span<const int8_t> token_classes) {
   parameters.transform = transform;
   double matrix_bits = 0;
   ParameterChoice choice;
@@ -214,14 +219,13 @@ ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters par
     choice.forward.emplace_back(transform, stats.head_dim, parameters.matrix(head));
   }
   choice.parameters = std::move(parameters);
-  choice.estimated_bits = set_classes(stats, choice, {}) + matrix_bits;
+  choice.estimated_bits = set_classes(stats, choice, token_classes) + matrix_bits;
   return choice;
 }
 
-}  // namespace
-
-ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const StepRule& rule,
-                                          const ProfilePlane& profile, std::span<const int8_t> token_classes) {
+// The profile's basis, named, not stored.
+ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane& profile,
+                             std::span<const int8_t> token_classes) {
   const uint32_t dim = stats.head_dim;
   ParameterChoice choice;
   PlaneParameters& parameters = choice.parameters;
@@ -260,12 +264,64 @@ ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const St
   return choice;
 }
 
-ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, TransformChoice transform,
-                                  uint32_t low_rank) {
+// The mean of the context by channel, finely enough that no component's part of its error exceeds a quarter of the finest
+// step: an error of the mean is the same for every token and does not average out in attention as rounding does.
+bool set_mean_for_basis(const PlaneStatistics& stats, const std::vector<HeadMatrix>& bases, double finest,
+                        PlaneParameters& parameters) {
+  const uint32_t dim = stats.head_dim;
+  double gain = 1e-30;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    gain = std::max(gain, double{ForwardTransform(TransformKind::kMatrix, dim, &bases[head]).largest_gain()});
+  }
+  const double coarsest = double{parameters.step[0]};
+  double exponent = std::floor(std::log2(finest / (4 * gain * coarsest)));
+  for (const double mean : stats.mean) {
+    if (mean != 0) exponent = std::max(exponent, std::ceil(std::log2(std::fabs(mean) / coarsest / (1 << 30))));
+  }
+  if (!(exponent >= -127 && exponent <= 100)) return false;
+  parameters.mean_exponent = static_cast<int>(exponent);
+  for (uint32_t c = 0; c < stats.mean.size(); ++c) {
+    const float unit = std::ldexp(parameters.step[c / dim], parameters.mean_exponent);
+    parameters.mean.push_back(static_cast<int32_t>(std::lrint(stats.mean[c] / double{unit})));
+  }
+  return resolve_mean(parameters, plane_shape_of(stats), nullptr).ok();
+}
+
+// The profile's basis, its rows stored with the plane: for a profile that nobody else has.
+ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane& profile,
+                                  std::span<const int8_t> token_classes) {
+  const uint32_t dim = stats.head_dim;
+  ParameterChoice choice;
+  PlaneParameters& parameters = choice.parameters;
+  parameters.levels = rule.levels;
+  parameters.transform = TransformKind::kMatrix;
+  const double coarsest = rule.profile_step * power_of_3(rule.levels - 1);
+  parameters.step.assign(stats.kv_heads, static_cast<float>(coarsest));
+  if (!(coarsest >= kFinestStep && coarsest <= kCoarsestStep) ||
+      !set_mean_for_basis(stats, profile.basis, rule.profile_step, parameters)) {
+    return lossless_choice();
+  }
+  double matrix_bits = 0;
+  const std::vector<float> no_offset(dim, 0.0f);
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    const HeadMatrix& basis = profile.basis[head];
+    const ForwardTransform forward(TransformKind::kMatrix, dim, &basis);
+    const uint32_t live = live_components(stats, parameters, head, forward, no_offset, token_classes);
+    parameters.matrices.push_back(first_components(basis, live, dim));
+    choice.forward.emplace_back(TransformKind::kMatrix, dim, &basis, live);
+    matrix_bits += 8.0 * (dim + sizeof(float)) * live;
+  }
+  choice.estimated_bits = set_classes(stats, choice, token_classes) + matrix_bits;
+  return choice;
+}
+
+// Transforms that need nothing but the context itself.
+ParameterChoice best_of_context(const PlaneStatistics& stats, const StepRule& rule, const PlaneKnowledge& knowledge,
+                                TransformChoice transform, uint32_t low_rank) {
   PlaneParameters parameters;
   parameters.levels = rule.levels;
   parameters.low_rank = low_rank;
-  set_steps(stats, rule, parameters);
+  set_steps(stats, rule, knowledge.profile, parameters);
   const bool sane = std::all_of(parameters.step.begin(), parameters.step.end(),
                                 [](float step) { return step >= kFinestStep && step <= kCoarsestStep; });
   if (!sane || !set_mean(stats, parameters)) {
@@ -281,11 +337,30 @@ ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& 
     candidates.push_back(TransformKind::kMatrix);
   }
   if (candidates.empty()) candidates.push_back(TransformKind::kHadamard);  // a KLT was asked for and cannot be had
-  ParameterChoice best = with_transform(stats, parameters, candidates[0]);
+  ParameterChoice best = with_transform(stats, parameters, candidates[0], knowledge.token_classes);
   for (size_t i = 1; i < candidates.size(); ++i) {
-    ParameterChoice other = with_transform(stats, parameters, candidates[i]);
+    ParameterChoice other = with_transform(stats, parameters, candidates[i], knowledge.token_classes);
     if (other.estimated_bits < best.estimated_bits) best = std::move(other);
   }
+  return best;
+}
+
+}  // namespace
+
+ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, const PlaneKnowledge& knowledge,
+                                  TransformChoice transform, uint32_t low_rank) {
+  const bool profiled = knowledge.profile != nullptr && rule.profile_step > 0;
+  PlaneKnowledge known = knowledge;
+  if (!profiled) known.profile = nullptr;
+  if (!profiled || transform != TransformChoice::kAuto || low_rank > 0) {
+    return best_of_context(stats, rule, known, transform, low_rank);
+  }
+  ParameterChoice best = knowledge.store_basis
+                             ? with_stored_basis(stats, rule, *knowledge.profile, knowledge.token_classes)
+                             : with_profile(stats, rule, *knowledge.profile, knowledge.token_classes);
+  if (best.parameters.lossless) return best;
+  ParameterChoice other = best_of_context(stats, rule, known, transform, low_rank);
+  if (!other.parameters.lossless && other.estimated_bits < best.estimated_bits) best = std::move(other);
   return best;
 }
 

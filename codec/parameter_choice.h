@@ -27,13 +27,17 @@ struct ParameterChoice {
   double estimated_bits = 0;              // of the whole plane
 };
 
-// A plane whose step would be outside what a decoder accepts gets lossless parameters.
-ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, TransformChoice transform,
-                                  uint32_t low_rank);
+// What is known of a plane beside its values.
+struct PlaneKnowledge {
+  const ProfilePlane* profile = nullptr;   // what errors cost; or null
+  bool store_basis = false;                // the profile is this encoder's own: what is used of it goes into the archive
+  std::span<const int8_t> token_classes{};  // [kv_head][token of the plane] or empty
+};
 
-// The same with the plane's profile, which settles transform and step. `token_classes` [kv_head][token of the plane] or
-// empty.
-ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const StepRule& rule,
-                                          const ProfilePlane& profile, std::span<const int8_t> token_classes);
+// The cheapest of the transforms: none, Hadamard, the KLT of the context, the profile's basis; or the one asked for. With
+// a profile all of them are measured at the steps that cost the same by it. A plane whose step would be outside what a
+// decoder accepts gets lossless parameters.
+ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, const PlaneKnowledge& knowledge,
+                                  TransformChoice transform, uint32_t low_rank);
 
 }  // namespace kvpack

@@ -48,7 +48,7 @@ std::vector<float> unrotated_keys(const AttentionLayer& layer, const LayerWindow
   std::vector<float> keys(window.key.begin(), window.key.begin() + static_cast<ptrdiff_t>(count));
   if (layer.rope) {
     std::vector<int32_t> positions(window.prefix());
-    std::iota(positions.begin(), positions.end(), 0);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(window.first_position));
     RopeRotation(*layer.rope, positions).undo(keys, layer.kv_heads, layer.key_dim);
   }
   return keys;

@@ -70,6 +70,19 @@ ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const 
   }
 }
 
+float ForwardTransform::largest_gain() const {
+  float largest = 0;
+  for (uint32_t d = 0; d < head_dim_; ++d) {
+    float squares = 0;
+    for (uint32_t k = 0; k < components_; ++k) {
+      const float weight = columns_[size_t{d} * components_ + k];
+      squares += weight * weight;
+    }
+    largest = std::max(largest, std::sqrt(squares));
+  }
+  return largest;
+}
+
 void ForwardTransform::apply(const float* values, float* components) const {
   if (!has_matrix(kind_)) {
     std::memcpy(components, values, head_dim_ * sizeof(float));

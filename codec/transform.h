@@ -42,6 +42,8 @@ class ForwardTransform {
  public:
   ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept = UINT32_MAX);
   uint32_t components() const { return components_; }
+  // The largest change of the components, as a vector, that a change of 1 in one value makes. A matrix only.
+  float largest_gain() const;
   void apply(const float* values, float* components) const;
   // The same for 32 tokens: values [head_dim][32], which are used up, to components [components, padded to 32][32].
   void apply_to_group(float* values, float* components) const;

@@ -31,7 +31,7 @@ struct TileUnderTest {
       choice.parameters.lossless = true;
     } else {
       const auto stats = measure_plane(plane.view, &facts.ropes[0], positions, {}, true);
-      choice = choose_parameters(stats, step_rule_of(quality), transform, low_rank);
+      choice = choose_parameters(stats, step_rule_of(quality), {}, transform, low_rank);
     }
     std::vector<int8_t> classes(size_t{random_shape.tokens} * shape.kv_heads);
     for (size_t i = 0; i < classes.size(); ++i) classes[i] = static_cast<int8_t>(static_cast<int>(i % 8) - 4);

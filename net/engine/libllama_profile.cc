@@ -10,10 +10,10 @@
 #include <span>
 #include <thread>
 
+#include "codec/attention_layers.h"
 #include "codec/profile_train.h"
 #include "formats/model_facts.h"
 #include "net/engine/libllama_model.h"
-#include "net/engine/output_projection.h"
 
 namespace kvpack::engine {
 namespace {
@@ -23,45 +23,6 @@ constexpr uint32_t kWindowPerQuery = 9;
 constexpr uint32_t kLeastWindow = 64;
 // The recomputed attention may differ from the engine's by its rounding (f16 keys and values), not by more.
 constexpr double kMostAttentionError = 0.02;
-
-struct Layers {
-  std::vector<AttentionLayer> attention;
-  std::vector<bool> normed;  // [attention index]
-};
-
-Result<Layers> read_layers(ByteSource& source, const ModelFacts& facts, unsigned threads) {
-  KVPACK_ASSIGN_OR_RETURN(const Gguf gguf, read_gguf(source));
-  KVPACK_ASSIGN_OR_RETURN(const auto scale, gguf.find_number(facts.architecture + ".attention.scale"));
-  Layers layers;
-  for (uint32_t index = 0; index < facts.layers.size(); ++index) {
-    const LayerFacts& layer = facts.layers[index];
-    if (layer.kv_heads == 0) continue;
-    if (layer.value_dim == 0) {
-      return unsupported(fmt::format("layer {}: a cache of keys only (MLA): no profile can be trained", index));
-    }
-    KVPACK_ASSIGN_OR_RETURN(OutputProjection projection,
-                            read_output_projection(source, gguf, index, layer.value_dim, threads));
-    AttentionLayer attention;
-    attention.layer = index;
-    attention.query_heads = projection.query_heads;
-    attention.kv_heads = layer.kv_heads;
-    attention.key_dim = layer.key_dim;
-    attention.value_dim = layer.value_dim;
-    if (layer.rope >= 0) attention.rope = facts.ropes[static_cast<size_t>(layer.rope)];
-    if (layer.sliding) attention.sliding_window = facts.sliding_window;
-    attention.score_scale =
-        static_cast<float>(scale.value_or(0) > 0 ? *scale : 1 / std::sqrt(double{1} * layer.key_dim));
-    attention.output_gram = std::move(projection.gram);
-    if (attention.query_heads % attention.kv_heads != 0) {
-      return unsupported(
-          fmt::format("layer {}: {} query heads for {} KV heads", index, attention.query_heads, attention.kv_heads));
-    }
-    layers.attention.push_back(std::move(attention));
-    layers.normed.push_back(projection.normed);
-  }
-  if (layers.attention.empty()) return unsupported("the model has no attention layers: nothing to profile");
-  return layers;
-}
 
 struct Window {
   std::vector<int32_t> tokens;
@@ -219,14 +180,15 @@ Result<ProfileRun> train_profile(const std::string& model_path, const std::vecto
     return invalid_argument(fmt::format("windows of {} tokens, at least {}", run.window_tokens, kLeastWindow));
   }
   KVPACK_ASSIGN_OR_RETURN(const std::vector<Window> windows, cut_windows(model, texts, run.window_tokens, options));
-  KVPACK_ASSIGN_OR_RETURN(Layers layers, read_layers(*source, facts, threads));
+  KVPACK_ASSIGN_OR_RETURN(const ModelWeights weights, ModelWeights::open(*source, threads));
+  KVPACK_ASSIGN_OR_RETURN(ModelAttention attention, read_attention_layers(weights, facts, threads));
 
   ProfileTrainOptions train_options;
   train_options.seed = options.seed;
   train_options.threads = threads;
-  const uint64_t total = windows.size() * layers.attention.size();
-  ProfileTrainer trainer(std::move(layers.attention), train_options);
-  Run progress(trainer, layers.normed, options, total);
+  const uint64_t total = windows.size() * attention.layers.size();
+  ProfileTrainer trainer(std::move(attention.layers), train_options);
+  Run progress(trainer, attention.normed, options, total);
   std::vector<bool> used(texts.size());
   for (const Window& window : windows) {
     const CaptureOptions capture{static_cast<int>(threads), options.flash_attention};

@@ -74,7 +74,7 @@ std::unique_ptr<TileSet> make_tile_set(double step) {
     StepRule rule;
     rule.per_deviation = step;
     const PlaneStatistics stats = measure_plane(view, nullptr, set->positions, {}, false);
-    ParameterChoice choice = choose_parameters(stats, rule, TransformChoice::kNone, 0);
+    ParameterChoice choice = choose_parameters(stats, rule, {}, TransformChoice::kNone, 0);
     set->parameters.push_back(std::move(choice.parameters));
     forward.push_back(std::move(choice.forward));
   }

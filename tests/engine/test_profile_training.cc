@@ -16,7 +16,7 @@
 #include "formats/kv_file.h"
 #include "net/engine/libllama_model.h"
 #include "net/engine/libllama_profile.h"
-#include "net/engine/output_projection.h"
+#include "codec/attention_layers.h"
 #include "net/engine/llama_engine.h"
 #include "net/engine/profile_calibration.h"
 #include "tests/engine/plain_state.h"
@@ -182,19 +182,7 @@ struct MeasuredLayer {
   std::vector<float> keys;  // RoPE undone
 };
 
-MeasuredLayer measure(const CapturedLayer& captured, const LayerFacts& fact, const Rope& rope, ByteSource& source,
-                      const Gguf& gguf) {
-  const auto projection = read_output_projection(source, gguf, captured.layer, fact.value_dim, 2);
-  REQUIRE(projection.ok());
-  AttentionLayer layer;
-  layer.layer = captured.layer;
-  layer.query_heads = projection->query_heads;
-  layer.kv_heads = fact.kv_heads;
-  layer.key_dim = fact.key_dim;
-  layer.value_dim = fact.value_dim;
-  layer.rope = rope;
-  layer.score_scale = 1 / std::sqrt(static_cast<float>(fact.key_dim));
-  layer.output_gram = projection->gram;
+MeasuredLayer measure(const CapturedLayer& captured, const AttentionLayer& layer) {
   MeasuredLayer measured;
   const uint32_t queries = captured.tokens / 9;
   measured.window = {captured.tokens,
@@ -207,7 +195,7 @@ MeasuredLayer measure(const CapturedLayer& captured, const LayerFacts& fact, con
   measured.keys = captured.key;
   std::vector<int32_t> positions(captured.tokens);
   std::iota(positions.begin(), positions.end(), 0);
-  RopeRotation(rope, positions).undo(measured.keys, layer.kv_heads, layer.key_dim);
+  RopeRotation(*layer.rope, positions).undo(measured.keys, layer.kv_heads, layer.key_dim);
   return measured;
 }
 
@@ -258,8 +246,10 @@ TEST_CASE("token weights learned from some texts are those of another") {
   const auto facts = read_model_facts(path);
   const auto source = open_file_source(path);
   REQUIRE(source.ok());
-  const auto gguf = read_gguf(**source);
-  REQUIRE(gguf.ok());
+  const auto weights = ModelWeights::open(**source, 2);
+  REQUIRE_MESSAGE(weights.ok(), weights.error().message);
+  const auto attention = read_attention_layers(*weights, *facts, 2);
+  REQUIRE_MESSAGE(attention.ok(), attention.error().message);
   auto tokens = model->tokenize(text_of(KVPACK_SAMPLES_DIR "/lighthouse.txt"));
   REQUIRE(tokens.ok());
   REQUIRE(tokens->size() >= short_run().window_tokens);
@@ -267,14 +257,14 @@ TEST_CASE("token weights learned from some texts are those of another") {
 
   double key = 0, value = 0, heads = 0;
   const Status status = model->capture(*tokens, {2, true}, [&](const CapturedLayer& captured) -> Status {
-    const LayerFacts& fact = facts->layers[captured.layer];
-    if (fact.sliding) return {};
-    const MeasuredLayer measured =
-        measure(captured, fact, facts->ropes[static_cast<size_t>(fact.rope)], **source, *gguf);
-    const TokenWeightModel* weights = run->profile.token_model(captured.layer);
-    REQUIRE(weights != nullptr);
-    for (uint32_t head = 0; head < fact.kv_heads; ++head) {
-      const auto [of_key, of_value] = head_correlations(measured, *weights, head);
+    const AttentionLayer& layer = attention->layers[captured.layer];  // every layer of these models attends
+    REQUIRE(layer.layer == captured.layer);
+    if (layer.sliding_window > 0) return {};
+    const MeasuredLayer measured = measure(captured, layer);
+    const TokenWeightModel* token_model = run->profile.token_model(captured.layer);
+    REQUIRE(token_model != nullptr);
+    for (uint32_t head = 0; head < layer.kv_heads; ++head) {
+      const auto [of_key, of_value] = head_correlations(measured, *token_model, head);
       key += of_key;
       value += of_value;
       ++heads;
