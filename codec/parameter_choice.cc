@@ -287,6 +287,18 @@ bool set_mean_for_basis(const PlaneStatistics& stats, const std::vector<HeadMatr
   return resolve_mean(parameters, plane_shape_of(stats), nullptr).ok();
 }
 
+// A basis as coarse as it may be: the encoder inverts what is stored, so that rounding a row costs no accuracy; it only
+// lets a little of that component into the others, in proportion to its deviation. Small numbers compress.
+HeadMatrix coarse_basis(const HeadMatrix& basis, std::span<const float> deviation, double step, uint32_t dim) {
+  constexpr double kPerDeviation = 20;  // -+20 for a component as wide as the step
+  constexpr double kLeast = 6;
+  std::vector<int8_t> largest;
+  for (const float of_component : deviation) {
+    largest.push_back(static_cast<int8_t>(std::clamp(kPerDeviation * double{of_component} / step, kLeast, 127.0)));
+  }
+  return quantize_matrix(matrix_rows(basis, dim), basis.components, dim, largest);
+}
+
 // The profile's basis, its rows stored with the plane: for a profile that nobody else has.
 ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane& profile,
                                   std::span<const int8_t> token_classes) {
@@ -297,14 +309,17 @@ ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& 
   parameters.transform = TransformKind::kMatrix;
   const double coarsest = rule.profile_step * power_of_3(rule.levels - 1);
   parameters.step.assign(stats.kv_heads, static_cast<float>(coarsest));
-  if (!(coarsest >= kFinestStep && coarsest <= kCoarsestStep) ||
-      !set_mean_for_basis(stats, profile.basis, rule.profile_step, parameters)) {
-    return lossless_choice();
+  if (!(coarsest >= kFinestStep && coarsest <= kCoarsestStep)) return lossless_choice();
+  std::vector<HeadMatrix> bases;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    const auto deviation = std::span(profile.deviation).subspan(size_t{head} * dim, dim);
+    bases.push_back(coarse_basis(profile.basis[head], deviation, rule.profile_step, dim));
   }
+  if (!set_mean_for_basis(stats, bases, rule.profile_step, parameters)) return lossless_choice();
   double matrix_bits = 0;
   const std::vector<float> no_offset(dim, 0.0f);
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    const HeadMatrix& basis = profile.basis[head];
+    const HeadMatrix& basis = bases[head];
     const ForwardTransform forward(TransformKind::kMatrix, dim, &basis);
     const uint32_t live = live_components(stats, parameters, head, forward, no_offset, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));

@@ -25,7 +25,8 @@ std::string_view transform_kind_name(TransformKind kind) {
   return "?";
 }
 
-HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim) {
+HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim,
+                           std::span<const int8_t> largest_of) {
   HeadMatrix matrix;
   matrix.components = components;
   matrix.scale.resize(components);
@@ -34,13 +35,20 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
     const float* row = rows.data() + size_t{k} * head_dim;
     float largest = 0;
     for (uint32_t d = 0; d < head_dim; ++d) largest = std::max(largest, std::fabs(row[d]));
-    const float scale = largest > 0 ? largest / 127.0f : 1.0f;
+    const float most = largest_of.empty() ? 127.0f : static_cast<float>(largest_of[k]);
+    const float scale = largest > 0 ? largest / most : 1.0f;
     matrix.scale[k] = scale;
     for (uint32_t d = 0; d < head_dim; ++d) {
       matrix.rows[size_t{k} * head_dim + d] = static_cast<int8_t>(std::lrint(row[d] / scale));
     }
   }
   return matrix;
+}
+
+std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim) {
+  std::vector<float> rows(matrix.rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(matrix.rows[i]) * matrix.scale[i / head_dim];
+  return rows;
 }
 
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }

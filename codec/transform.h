@@ -30,8 +30,11 @@ struct HeadMatrix {
   bool operator==(const HeadMatrix&) const = default;
 };
 
-// Rounds f32 rows [component][head_dim] to int8 with one scale per row.
-HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim);
+// Rounds f32 rows [component][head_dim] to int8 with one scale per row: -127..127, or -largest[component]..
+HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uint32_t head_dim,
+                           std::span<const int8_t> largest = {});
+// The rows as f32.
+std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim);
 
 // Largest power of two that divides head_dim: the Hadamard block.
 uint32_t hadamard_block_of(uint32_t head_dim);
