@@ -14,6 +14,9 @@
 
 namespace kvpack {
 
+inline constexpr uint32_t kCounted = 10;  // the largest magnitude that counting is faster for than one by one
+inline constexpr size_t kErrorChains = 16;
+
 struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
 
@@ -44,14 +47,19 @@ struct Kernels {
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
   // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count]
-  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
-  // the index in a digit's code (rans.h) of q under its parent.
+  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to
+  // q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code (rans.h) of q under its
+  // parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v + kCounted] is set to how
+  // many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and keeps the largest
+  // |a - b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
   void (*columns)(const float* const* rows, size_t dim, float* values);
   bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);
   void (*symbols)(const int32_t* q, int largest, uint8_t* symbols);
   void (*digits)(const int32_t* q, const int32_t* parents, uint8_t* symbols);
+  uint32_t (*count)(const int32_t* q, size_t count, uint32_t* counts);
+  void (*errors)(const float* a, const float* b, size_t count, float* sum, float* largest);
 
   void (*to_f16)(const float* values, size_t count, uint16_t* halves);
   void (*to_bf16)(const float* values, size_t count, uint16_t* halves);

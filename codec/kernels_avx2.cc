@@ -211,6 +211,25 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    const auto at = [q](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i)); };
+    return _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    const int equal = _mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(value)));
+    return static_cast<uint32_t>(__builtin_popcount(static_cast<uint32_t>(equal)));
+  }
+  // max(a, b) is b where either is NaN.
+  static Floats larger_size(Floats a, Floats b) {
+    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b);
+  }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const Floats size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    const Floats inside = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p30f), _CMP_LT_OQ);
+    const Floats shifted = _mm256_add_ps(_mm256_and_ps(x, inside), _mm256_set1_ps(0.5f));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_cvttps_epi32(_mm256_floor_ps(shifted)));
+    return _mm256_movemask_ps(inside) == 0xff;
+  }
   static Floats swap_pairs(Floats x) { return _mm256_permute_ps(x, 0xb1); }
 
   static void transpose(Floats (&row)[8]) {
@@ -255,7 +274,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
 
 constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
                             inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

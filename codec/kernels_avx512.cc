@@ -89,6 +89,21 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_loadu_si512(q + 16)),
+                            _mm512_cvtepi32_epi8(_mm512_loadu_si512(q)));
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    return static_cast<uint32_t>(__builtin_popcount(_mm256_cmpeq_epi8_mask(x, _mm256_set1_epi8(value))));
+  }
+  // max(a, b) is b where either is NaN.
+  static Floats larger_size(Floats a, Floats b) { return _mm512_max_ps(_mm512_abs_ps(a), b); }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const __mmask16 inside = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(0x1p30f), _CMP_LT_OQ);
+    const Floats shifted = _mm512_add_ps(_mm512_maskz_mov_ps(inside, x), _mm512_set1_ps(0.5f));
+    _mm512_storeu_si512(q, _mm512_cvt_roundps_epi32(shifted, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    return inside == 0xffff;
+  }
   static Floats swap_pairs(Floats x) { return _mm512_permute_ps(x, 0xb1); }
 
   static void transpose(Floats (&row)[16]) {
@@ -146,7 +161,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
 
 constexpr Kernels kTable = {"avx512",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
                             inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

@@ -206,6 +206,30 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return vmulq_f32(a, b); }
   static Floats plus(Floats a, Floats b) { return vaddq_f32(a, b); }
   static Floats minus(Floats a, Floats b) { return vsubq_f32(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    const auto sixteen = [](const int32_t* at) {
+      const int16x8_t low = vcombine_s16(vmovn_s32(vld1q_s32(at)), vmovn_s32(vld1q_s32(at + 4)));
+      const int16x8_t high = vcombine_s16(vmovn_s32(vld1q_s32(at + 8)), vmovn_s32(vld1q_s32(at + 12)));
+      return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    };
+    return {{sixteen(q), sixteen(q + 16)}};
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    const uint8x16_t wanted = vdupq_n_u8(static_cast<uint8_t>(value));
+    const uint8x16_t low = vshrq_n_u8(vceqq_u8(x.half[0], wanted), 7);
+    const uint8x16_t high = vshrq_n_u8(vceqq_u8(x.half[1], wanted), 7);
+    return vaddvq_u8(vaddq_u8(low, high));
+  }
+  static Floats larger_size(Floats a, Floats b) {
+    const Floats size = vabsq_f32(a);
+    return vbslq_f32(vcgtq_f32(size, b), size, b);
+  }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const uint32x4_t inside = vcltq_f32(vabsq_f32(x), vdupq_n_f32(0x1p30f));
+    const Floats kept = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), inside));
+    vst1q_s32(q, vcvtmq_s32_f32(vaddq_f32(kept, vdupq_n_f32(0.5f))));
+    return vminvq_u32(inside) == 0xffffffffu;
+  }
   static Floats swap_pairs(Floats x) { return vrev64q_f32(x); }
 
   static void transpose(Floats (&row)[4]) {
@@ -237,7 +261,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
 
 constexpr Kernels kTable = {"neon",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
                             inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

@@ -200,6 +200,25 @@ void digits_of(const int32_t* q, const int32_t* parents, uint8_t* symbols) {
   }
 }
 
+uint32_t count_values(const int32_t* q, size_t count, uint32_t* counts) {
+  uint32_t largest = 0;
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint32_t>(std::abs(q[i])));
+  if (largest > kCounted) return largest;
+  std::fill_n(counts + kCounted - largest, 2 * largest + 1, 0u);
+  for (size_t i = 0; i < count; ++i) ++counts[static_cast<int32_t>(kCounted) + q[i]];
+  return largest;
+}
+
+void errors_of(const float* a, const float* b, size_t count, float* sum, float* largest) {
+  for (size_t i = 0; i < count; ++i) {
+    const float error = a[i] - b[i];
+    const float size = error < 0 ? -error : error;
+    float& most = largest[i % kErrorChains];
+    sum[i % kErrorChains] += error * error;
+    most = size > most ? size : most;
+  }
+}
+
 void to_f16(const float* values, size_t count, uint16_t* halves) {
   for (size_t i = 0; i < count; ++i) halves[i] = f32_to_f16(values[i]);
 }
@@ -216,10 +235,10 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
-constexpr Kernels kTable = {"scalar",       decode_steps, decode_two,       encode_steps, units_of,
-                            inverse_matrix, inverse_none, hadamard,         rotate,       scale_integers,
-                            forward,        columns_of,   quantize_columns, parents_of,   symbols_of,
-                            digits_of,      to_f16,       to_bf16,          from_f16,     from_bf16};
+constexpr Kernels kTable = {
+    "scalar",       decode_steps, decode_two,     encode_steps, units_of,   inverse_matrix,   inverse_none, hadamard,
+    rotate,         scale_integers, forward,      columns_of,   quantize_columns, parents_of, symbols_of,   digits_of,
+    count_values,   errors_of,    to_f16,         to_bf16,      from_f16,   from_bf16};
 
 }  // namespace
 

@@ -83,13 +83,19 @@ void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
 
 void TileRows::gather(const QuantizedTile& tile, uint32_t head, uint32_t group) {
   const Head& of = heads_[head];
+  const bool sparse = has_matrix(context_->parameters.transform);
   const uint32_t first = group * kLanes;
   const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
-  weights_now_ = of.weights;
+  weights_now_.clear();
+  float* units = units_.data();
   for (size_t i = 0; i < of.live.size(); ++i) {
     const int32_t* values = &tile.values(of.first_component + of.live[i])[first];
-    float* units = &units_[i * kLanes];
+    int32_t any = 0;
+    for (uint32_t lane = 0; lane < lanes; ++lane) any |= values[lane];
+    if (sparse && any == 0) continue;
+    if (sparse) weights_now_.push_back(of.weights[i]);
     for (uint32_t lane = 0; lane < lanes; ++lane) units[lane] = static_cast<float>(values[lane]);
+    units += kLanes;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "codec/rope.h"
+#include "codec/row_values.h"
 #include "codec/token_classes.h"
 
 namespace kvpack {
@@ -14,11 +15,25 @@ namespace {
 constexpr uint32_t kBlockTokens = 256;
 
 float log_weight(const float* key, uint32_t dim, double position, double context, const float* weights) {
-  double sum = weights[dim + 4];
+  constexpr uint32_t kChains = 8;
+  float products[kChains] = {};
+  float sizes[kChains] = {};
+  uint32_t d = 0;
+  for (; d + kChains <= dim; d += kChains) {
+    for (uint32_t k = 0; k < kChains; ++k) {
+      products[k] += key[d + k] * weights[d + k];
+      sizes[k] += key[d + k] * key[d + k];
+    }
+  }
+  for (; d < dim; ++d) {
+    products[0] += key[d] * weights[d];
+    sizes[0] += key[d] * key[d];
+  }
+  double sum = double{weights[dim + 4]};
   double squares = 0;
-  for (uint32_t d = 0; d < dim; ++d) {
-    sum += double{key[d]} * double{weights[d]};
-    squares += double{key[d]} * double{key[d]};
+  for (uint32_t k = 0; k < kChains; ++k) {
+    sum += double{products[k]};
+    squares += double{sizes[k]};
   }
   sum += std::sqrt(squares) * double{weights[dim]};
   sum += std::log(std::max(1.0, context - position)) * double{weights[dim + 1]};
@@ -37,9 +52,11 @@ std::vector<float> predict_log_weights(const KvView& keys, const Rope* rope, std
   for (uint32_t first = 0; first < keys.tokens; first += kBlockTokens) {
     const uint32_t count = std::min(kBlockTokens, keys.tokens - first);
     rows.resize(size_t{count} * keys.channels());
-    load_values(keys, first, count, rows.data());
-    for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
-    if (rope != nullptr) RopeRotation(*rope, positions.subspan(first, count)).undo(rows, keys.kv_heads, dim);
+    load_rows(keys, first, count, rows.data());
+    if (!all_finite(rows.data(), rows.size())) {
+      for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
+    }
+    if (rope != nullptr) cached_rotation(*rope, positions.subspan(first, count)).undo(rows, keys.kv_heads, dim);
     for (uint32_t t = 0; t < count; ++t) {
       const double position = std::max(0, positions[first + t]);
       for (uint32_t head = 0; head < keys.kv_heads; ++head) {
