@@ -109,13 +109,12 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
   return quantize_matrix(rows, live, dim);
 }
 
-// Histograms of one head's sample at the finest step.
+// Histograms of one head's sample at the finest step. `components` [component][sample token], at least `count` of them.
 std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, const PlaneParameters& parameters,
-                                                  uint32_t head, const ForwardTransform& forward,
+                                                  uint32_t head, std::span<const float> components, uint32_t count,
                                                   std::span<const int8_t> token_classes) {
-  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  std::vector<ComponentHistogram> histograms(forward.components());
+  std::vector<ComponentHistogram> histograms(count);
   for (int token_class = kMinTokenClass; token_class <= kMaxTokenClass; ++token_class) {
     std::vector<uint32_t> of_class;
     for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
@@ -125,7 +124,7 @@ std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, 
     if (of_class.empty()) continue;
     const float inverse_step = 1.0f / step_of_class(step, token_class);
     std::vector<int32_t> q(of_class.size());
-    for (uint32_t k = 0; k < forward.components(); ++k) {
+    for (uint32_t k = 0; k < count; ++k) {
       for (size_t i = 0; i < of_class.size(); ++i) {
         const float scaled = components[size_t{k} * stats.sample_tokens + of_class[i]] * inverse_step;
         q[i] = std::fabs(scaled) < static_cast<float>(kMaxQuantized) ? quantize(scaled, 1.0f) : kMaxQuantized;
@@ -136,13 +135,15 @@ std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, 
   return histograms;
 }
 
-// Reference classes of all components, and the bits that the whole plane is expected to need.
-double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const int8_t> token_classes) {
+// Reference classes of all components, and the bits that the whole plane is expected to need. `sample` [head]: its
+// components.
+double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const std::vector<float>> sample,
+                   std::span<const int8_t> token_classes) {
   PlaneParameters& parameters = choice.parameters;
   std::vector<std::vector<ComponentHistogram>> histograms;
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(sample_histograms(stats, parameters, head, choice.forward[head], token_classes));
+    histograms.push_back(sample_histograms(stats, parameters, head, sample[head], choice.forward[head].components(), token_classes));
     for (const ComponentHistogram& histogram : histograms.back()) {
       largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
     }
@@ -178,11 +179,10 @@ PlaneShape plane_shape_of(const PlaneStatistics& stats) {
 // How many of the profile's components, from the first, are worth coding at this step: the others round to zero almost
 // always, in the sample's values as in what the context's mean has beside the profile's (`mean`, [component]).
 uint32_t live_components(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head,
-                         const ForwardTransform& forward, std::span<const float> mean,
+                         std::span<const float> components, std::span<const float> mean,
                          std::span<const int8_t> token_classes) {
-  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  for (uint32_t k = forward.components(); k > 0; --k) {
+  for (uint32_t k = static_cast<uint32_t>(mean.size()); k > 0; --k) {
     const float* of_component = &components[size_t{k - 1} * stats.sample_tokens];
     if (std::fabs(mean[k - 1]) > kDropDeviation * step) return k;
     uint32_t alive = 0;
@@ -214,7 +214,11 @@ ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters par
     choice.forward.emplace_back(transform, stats.head_dim, parameters.matrix(head));
   }
   choice.parameters = std::move(parameters);
-  choice.estimated_bits = set_classes(stats, choice, {}) + matrix_bits;
+  std::vector<std::vector<float>> sample;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    sample.push_back(transform_sample(stats, choice.parameters, head, choice.forward[head]));
+  }
+  choice.estimated_bits = set_classes(stats, choice, sample, {}) + matrix_bits;
   return choice;
 }
 
@@ -237,6 +241,7 @@ ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const St
   // for every token, so it does not average out in attention as rounding does.
   parameters.mean_exponent = -2 - static_cast<int>(std::ceil(std::log2(3.0) * (rule.levels - 1)));
   const float unit = std::ldexp(static_cast<float>(coarsest), parameters.mean_exponent);
+  std::vector<std::vector<float>> sample;  // [head][component][sample token]
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     const HeadMatrix& basis = profile.basis[head];
     const ForwardTransform forward(TransformKind::kProfile, dim, &basis);
@@ -247,16 +252,21 @@ ParameterChoice choose_profile_parameters(const PlaneStatistics& stats, const St
       offset[d] = static_cast<float>(stats.mean[c] - double{profile.mean[c]});
     }
     forward.apply(offset.data(), components.data());
-    const uint32_t live = live_components(stats, parameters, head, forward, components, token_classes);
+    sample.push_back(transform_sample(stats, parameters, head, forward));
+    const uint32_t live = live_components(stats, parameters, head, sample[head], components, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));
-    choice.forward.emplace_back(TransformKind::kProfile, dim, &basis, live);
+    choice.forward.push_back(forward.first_components(live));
     for (uint32_t k = 0; k < live; ++k) {
       const double quotient = std::clamp(double{components[k]} / double{unit}, -1e9, 1e9);
       parameters.mean.push_back(static_cast<int32_t>(std::lrint(quotient)));
+      // The mean that the decoder will add, taken out.
+      const float offset_of_k = static_cast<float>(parameters.mean.back()) * unit;
+      float* of_component = &sample[head][size_t{k} * stats.sample_tokens];
+      for (uint32_t t = 0; t < stats.sample_tokens; ++t) of_component[t] -= offset_of_k;
     }
   }
   if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) return lossless_choice();
-  choice.estimated_bits = set_classes(stats, choice, token_classes);
+  choice.estimated_bits = set_classes(stats, choice, sample, token_classes);
   return choice;
 }
 

@@ -45,10 +45,10 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
 
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
 
-ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept)
+ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
-  components_ = std::min(kept, matrix->components);
+  components_ = matrix->components;
   if (components_ == 0) return;
   Eigen::MatrixXd rows(matrix->components, head_dim);
   for (uint32_t k = 0; k < matrix->components; ++k) {
@@ -68,6 +68,18 @@ ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const 
       blocks_[(size_t{k / kLanes} * head_dim + d) * kLanes + k % kLanes] = weight;
     }
   }
+}
+
+ForwardTransform ForwardTransform::first_components(uint32_t count) const {
+  ForwardTransform first = *this;
+  if (count >= components_) return first;
+  first.components_ = count;
+  first.columns_.resize(size_t{head_dim_} * count);
+  first.blocks_.resize(size_t{(count + kLanes - 1) / kLanes} * head_dim_ * kLanes);
+  for (uint32_t d = 0; d < head_dim_; ++d) {
+    std::copy_n(&columns_[size_t{d} * components_], count, first.columns_.begin() + size_t{d} * count);
+  }
+  return first;
 }
 
 void ForwardTransform::apply(const float* values, float* components) const {

@@ -36,11 +36,13 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
 // Largest power of two that divides head_dim: the Hadamard block.
 uint32_t hadamard_block_of(uint32_t head_dim);
 
-// Values to components: the encoder's side. With a matrix, the first `kept` components of what inverts all of its rows:
-// the rows of a profile are not orthogonal, and dropping some must not change the others' values.
+// Values to components: the encoder's side. A matrix is inverted with all of its rows.
 class ForwardTransform {
  public:
-  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept = UINT32_MAX);
+  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  // The first components alone: the rows of a profile are not orthogonal, and dropping some must not change the
+  // others' values.
+  ForwardTransform first_components(uint32_t count) const;
   uint32_t components() const { return components_; }
   void apply(const float* values, float* components) const;
   // The same for 32 tokens: values [head_dim][32], which are used up, to components [components, padded to 32][32].
