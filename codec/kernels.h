@@ -20,11 +20,9 @@ inline constexpr size_t kErrorChains = 16;
 struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
 
-  // Runs the steps of one stream, or of two in turn: their chains of dependent instructions overlap. Symbols that are
-  // kEscapeSymbol stand for escapes; true if there is one in a's or b's rows.
-  bool (*decode_steps)(RansReader& a, std::span<const RansStep> steps);
-  bool (*decode_two)(RansReader& a, std::span<const RansStep> steps_a, RansReader& b,
-                     std::span<const RansStep> steps_b);
+  // Runs the steps of up to kMostStreams streams in turn, using them up: their chains of dependent instructions
+  // overlap. Symbols that are kEscapeSymbol stand for escapes; true if there is one in any stream's rows.
+  bool (*decode_together)(std::span<RansWork> work);
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 
@@ -36,6 +34,9 @@ struct Kernels {
                          const float* scale, const float* mean, float* rows);
   // The same for components that are channels.
   void (*inverse_none)(const float* units, size_t dim, const float* scale, const float* mean, float* rows);
+  // Both at once, straight to f16 or bf16: rows[32][dim] = q[dim][32] x scale[32] + mean[dim].
+  void (*none_to_f16)(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows);
+  void (*none_to_bf16)(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows);
   // Sylvester-Hadamard butterflies over [dim][32] in blocks of `block`, without the factor block^-1/2.
   void (*hadamard)(float* units, size_t dim, size_t block);
   // Turns rows[count], `stride` floats apart, row i by the angles at index[i] (null: i) of `angles` (rope.h): pairs

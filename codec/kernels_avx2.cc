@@ -51,6 +51,7 @@ struct Isa {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), x.high);
   }
   static Bytes load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static void store_bytes(Bytes x, uint8_t* at) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x); }
   static Table table(const uint8_t* at) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));
   }
@@ -213,11 +214,55 @@ struct Isa {
   static Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
   static Bytes narrow(const int32_t* q) {
     const auto at = [q](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i)); };
-    return _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
+    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
+    return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
   static uint32_t count_equal(Bytes x, int8_t value) {
     const int equal = _mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(value)));
     return static_cast<uint32_t>(__builtin_popcount(static_cast<uint32_t>(equal)));
+  }
+  using Halves = __m256i;
+  static Floats from_integers(const int16_t* q) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q))));
+  }
+  // The upper halves of 8 x f32, rounded to nearest even; NaNs stay NaNs.
+  static __m256i bf16_of(Floats x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+  }
+  template <bool kBf16>
+  static Halves to_halves(Floats a, Floats b) {
+    if constexpr (kBf16) {
+      return _mm256_permute4x64_epi64(_mm256_packus_epi32(bf16_of(a), bf16_of(b)), 0xd8);
+    } else {
+      constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+      return _mm256_set_m128i(_mm256_cvtps_ph(b, kNearest), _mm256_cvtps_ph(a, kNearest));
+    }
+  }
+  static void transpose(Halves (&row)[8]) {
+    Halves pairs[8], fours[8];
+    for (int i = 0; i < 4; ++i) {
+      pairs[i] = _mm256_unpacklo_epi16(row[2 * i], row[2 * i + 1]);
+      pairs[4 + i] = _mm256_unpackhi_epi16(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 2) {
+      fours[i] = _mm256_unpacklo_epi32(pairs[i], pairs[i + 1]);
+      fours[i + 1] = _mm256_unpackhi_epi32(pairs[i], pairs[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int k = 0; k < 2; ++k) {
+        row[i + 2 * k] = _mm256_unpacklo_epi64(fours[i + k], fours[i + 2 + k]);
+        row[i + 2 * k + 1] = _mm256_unpackhi_epi64(fours[i + k], fours[i + 2 + k]);
+      }
+    }
+  }
+  static void store_eight(Halves x, size_t which, uint16_t* at) {
+    const __m128i eight = which == 0 ? _mm256_castsi256_si128(x) : _mm256_extracti128_si256(x, 1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), eight);
   }
   // max(a, b) is b where either is NaN.
   static Floats larger_size(Floats a, Floats b) {
@@ -272,8 +317,8 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
 }
 
-constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
+constexpr Kernels kTable = {"avx2",       decode_together, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
                             symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace

@@ -9,7 +9,7 @@
 //   refill(state, next, active): lanes of `active` below 2^8 take a byte each, in lane order;
 //   select(mask, a, b): a where the mask is set
 //
-// A step of 32 lanes is one dependent chain; its cost is latency, so two streams in turn cost little more than one.
+// A step of 32 lanes is one dependent chain; its cost is latency, so four streams in turn cost little more than two.
 
 struct Decoded {
   typename Isa::Bytes symbol;  // index
@@ -51,6 +51,7 @@ struct Stream {
   const uint8_t* safe_end;
   typename Isa::Bytes largest;  // over all symbol indices, to notice escapes
 
+  Stream() = default;
   explicit Stream(const RansReader& reader)
       : state(Isa::load(reader.state)), next(reader.next), safe_end(reader.safe_end), largest(Isa::splat(0)) {}
   void save(RansReader& reader) const {
@@ -116,26 +117,47 @@ inline void take_mixed(const RansStep& step, Stream& stream) {
   }
 }
 
-bool decode_steps(RansReader& a, std::span<const RansStep> steps) {
-  Stream stream(a);
-  for (const RansStep& step : steps) take(step, stream, a);
-  stream.save(a);
-  return stream.escaped();
+// Runs the next `count` steps of each of `Streams`.
+template <size_t Streams>
+inline bool take_in_turn(RansWork* const* work, size_t count) {
+  Stream stream[Streams];
+  for (size_t s = 0; s < Streams; ++s) stream[s] = Stream(*work[s]->reader);
+  const RansStep* steps[Streams];
+  for (size_t s = 0; s < Streams; ++s) steps[s] = work[s]->steps.data();
+  for (size_t i = 0; i < count; ++i) {
+    for (size_t s = 0; s < Streams; ++s) take(steps[s][i], stream[s], *work[s]->reader);
+  }
+  bool escaped = false;
+  for (size_t s = 0; s < Streams; ++s) {
+    stream[s].save(*work[s]->reader);
+    escaped |= stream[s].escaped();
+    work[s]->steps = work[s]->steps.subspan(count);
+  }
+  return escaped;
 }
 
-bool decode_two(RansReader& a, std::span<const RansStep> steps_a, RansReader& b, std::span<const RansStep> steps_b) {
-  Stream first(a);
-  Stream second(b);
-  const size_t both = steps_a.size() < steps_b.size() ? steps_a.size() : steps_b.size();
-  for (size_t i = 0; i < both; ++i) {
-    take(steps_a[i], first, a);
-    take(steps_b[i], second, b);
+bool decode_together(std::span<RansWork> work) {
+  bool escaped = false;
+  for (;;) {
+    RansWork* left[kMostStreams];
+    size_t streams = 0;
+    size_t fewest = SIZE_MAX;
+    for (RansWork& of_stream : work) {
+      if (of_stream.steps.empty() || streams == kMostStreams) continue;
+      left[streams++] = &of_stream;
+      fewest = of_stream.steps.size() < fewest ? of_stream.steps.size() : fewest;
+    }
+    if (streams == 0) return escaped;
+    if (streams == 4) {
+      escaped |= take_in_turn<4>(left, fewest);
+    } else if (streams == 3) {
+      escaped |= take_in_turn<3>(left, fewest);
+    } else if (streams == 2) {
+      escaped |= take_in_turn<2>(left, fewest);
+    } else {
+      escaped |= take_in_turn<1>(left, fewest);
+    }
   }
-  for (size_t i = both; i < steps_a.size(); ++i) take(steps_a[i], first, a);
-  for (size_t i = both; i < steps_b.size(); ++i) take(steps_b[i], second, b);
-  first.save(a);
-  second.save(b);
-  return first.escaped() || second.escaped();
 }
 
 struct EncodeTerms {

@@ -66,16 +66,13 @@ bool decode_step(RansReader& reader, const RansStep& step) {
   return escaped;
 }
 
-bool decode_steps(RansReader& reader, std::span<const RansStep> steps) {
+bool decode_together(std::span<RansWork> work) {
   bool escaped = false;
-  for (const RansStep& step : steps) escaped |= decode_step(reader, step);
+  for (RansWork& of_stream : work) {
+    for (const RansStep& step : of_stream.steps) escaped |= decode_step(*of_stream.reader, step);
+    of_stream.steps = {};
+  }
   return escaped;
-}
-
-bool decode_two(RansReader& a, std::span<const RansStep> steps_a, RansReader& b, std::span<const RansStep> steps_b) {
-  const bool first = decode_steps(a, steps_a);
-  const bool second = decode_steps(b, steps_b);
-  return first || second;
 }
 
 uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end) {
@@ -118,6 +115,15 @@ void inverse_none(const float* units, size_t dim, const float* scale, const floa
   for (size_t slot = 0; slot < kLanes; ++slot) {
     for (size_t d = 0; d < dim; ++d) {
       rows[slot * dim + d] = std::fma(units[d * kLanes + slot], scale[slot], mean[d]);
+    }
+  }
+}
+
+template <uint16_t (*kConvert)(float)>
+void none_to_halves(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows) {
+  for (size_t slot = 0; slot < kLanes; ++slot) {
+    for (size_t d = 0; d < dim; ++d) {
+      rows[slot][d] = kConvert(std::fma(static_cast<float>(q[d * kLanes + slot]), scale[slot], mean[d]));
     }
   }
 }
@@ -236,7 +242,7 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
 }
 
 constexpr Kernels kTable = {
-    "scalar",       decode_steps, decode_two,     encode_steps, units_of,   inverse_matrix,   inverse_none, hadamard,
+    "scalar",       decode_together,     encode_steps, units_of,   inverse_matrix,   inverse_none, none_to_halves<f32_to_f16>, none_to_halves<f32_to_bf16>, hadamard,
     rotate,         scale_integers, forward,      columns_of,   quantize_columns, parents_of, symbols_of,   digits_of,
     count_values,   errors_of,    to_f16,         to_bf16,      from_f16,   from_bf16};
 

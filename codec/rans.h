@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "formats/bytes.h"
@@ -106,5 +107,12 @@ struct alignas(64) RansReader {
  private:
   const uint8_t* end_ = nullptr;
 };
+
+// What is left to do on one stream.
+struct RansWork {
+  RansReader* reader = nullptr;
+  std::span<const RansStep> steps;
+};
+inline constexpr size_t kMostStreams = 4;
 
 }  // namespace kvpack

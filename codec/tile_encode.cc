@@ -50,12 +50,12 @@ ExactTokens take_sinks(const TileInput& input) {
 }
 
 // Sinks become zero: they are stored aside and would only disturb the symbols' statistics.
-void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<float> rows) {
+void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<const float> from,
+                   std::span<float> rows) {
   const uint32_t channels = context.shape.channels();
   const float* mean = context.parameters.mean_values.data();
   for (size_t first = 0; first < rows.size(); first += channels) {
-    float* row = &rows[first];
-    for (uint32_t c = 0; c < channels; ++c) row[c] -= mean[c];
+    for (uint32_t c = 0; c < channels; ++c) rows[first + c] = from[first + c] - mean[c];
   }
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
@@ -179,11 +179,13 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
   EncodedTile encoded;
   thread_local std::vector<float> rows;
-  rows.assign(original.begin(), original.end());
+  rows.resize(original.size());
   const ExactTokens exact_tokens = take_sinks(input);
-  if (context.rope != nullptr)
+  if (context.rope != nullptr) {
+    std::copy(original.begin(), original.end(), rows.begin());
     cached_rotation(*context.rope, context.positions).undo(rows, shape.kv_heads, shape.head_dim);
-  subtract_mean(context, input.sinks, rows);
+  }
+  subtract_mean(context, input.sinks, context.rope != nullptr ? rows : original, rows);
   LowRankFactors low_rank;
   if (parameters.low_rank > 0) {
     low_rank = fit_low_rank(rows, tokens, shape.channels(), parameters.low_rank);
