@@ -23,6 +23,8 @@ struct Kernels {
   // Runs the steps of up to kMostStreams streams in turn, using them up: their chains of dependent instructions
   // overlap. Symbols that are kEscapeSymbol stand for escapes; true if there is one in any stream's rows.
   bool (*decode_together)(std::span<RansWork> work);
+  // above[row] = 1 if any of values [rows][32] is above most[row], else 0.
+  void (*rows_above)(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above);
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 

@@ -31,7 +31,7 @@ struct ShuffleTables {
 constexpr ShuffleTables kShuffles;
 
 struct Isa {
-  // Lanes 0..15 and 16..31.
+  // Lanes 0..7 and 16..23, 8..15 and 24..31: so bytes are widened and packed without crossing the register's middle.
   struct State {
     __m256i low, high;
   };
@@ -39,16 +39,22 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m256;
   static constexpr size_t kWidth = 8;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 2;
 
+  // Lanes 0..15 and 16..31 to a state, and the other way.
+  static State regroup(__m256i a, __m256i b) {
+    return {_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)};
+  }
   static State load(const uint16_t* at) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16))};
+    return regroup(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16)));
   }
   static State load(const int16_t* at) { return load(reinterpret_cast<const uint16_t*>(at)); }
   static void store(State x, uint16_t* at) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x.low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), x.high);
+    const State halves = regroup(x.low, x.high);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), halves.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), halves.high);
   }
   static Bytes load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
   static void store_bytes(Bytes x, uint8_t* at) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x); }
@@ -57,6 +63,7 @@ struct Isa {
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes splat(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Bytes splat_four(const uint32_t* at) { return _mm256_set1_epi32(static_cast<int>(*at)); }
   static Bytes flip(Bytes x) { return _mm256_xor_si256(x, splat(0x80)); }
   static Bytes greater(Bytes a, Bytes b) { return _mm256_cmpgt_epi8(a, b); }
   static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
@@ -71,9 +78,10 @@ struct Isa {
     return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
   }
   static Bytes select(Bytes mask, Bytes a, Bytes b) { return _mm256_blendv_epi8(b, a, mask); }
-  static State widen_mask(Bytes mask) {
-    return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(mask)),
-            _mm256_cvtepi8_epi16(_mm256_extracti128_si256(mask, 1))};
+  static State widen_mask(Bytes mask) { return {_mm256_unpacklo_epi8(mask, mask), _mm256_unpackhi_epi8(mask, mask)}; }
+  static State widen_signed(Bytes x) {
+    const __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), x);
+    return {_mm256_unpacklo_epi8(x, sign), _mm256_unpackhi_epi8(x, sign)};
   }
   static State select_lanes(uint32_t lanes, State a, State b) {
     if (lanes == kAllLanes) return a;
@@ -81,15 +89,14 @@ struct Isa {
     return {_mm256_blendv_epi8(b.low, a.low, mask.low), _mm256_blendv_epi8(b.high, a.high, mask.high)};
   }
   // 16 x u16 below 256, twice, to 32 bytes in lane order.
-  static Bytes pack(__m256i low, __m256i high) {
-    return _mm256_permute4x64_epi64(_mm256_packus_epi16(low, high), 0xd8);
-  }
+  static Bytes pack(__m256i low, __m256i high) { return _mm256_packus_epi16(low, high); }
   static Bytes low_bytes(State x) {
     const __m256i byte = _mm256_set1_epi16(0xff);
     return pack(_mm256_and_si256(x.low, byte), _mm256_and_si256(x.high, byte));
   }
   static State widen(Bytes x) {
-    return {_mm256_cvtepu8_epi16(_mm256_castsi256_si128(x)), _mm256_cvtepu8_epi16(_mm256_extracti128_si256(x, 1))};
+    const __m256i zero = _mm256_setzero_si256();
+    return {_mm256_unpacklo_epi8(x, zero), _mm256_unpackhi_epi8(x, zero)};
   }
 
   static State update(State x, Bytes frequency, Bytes offset) {
@@ -102,13 +109,8 @@ struct Isa {
     return _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)),
                             _mm_load_si128(reinterpret_cast<const __m128i*>(kShuffles.expand[mask].data())));
   }
-  static __m256i shift_in(__m256i x, __m256i below, uint32_t mask, const uint8_t*& next) {
-    const uint32_t first = mask & 0xff;
-    const uint32_t second = (mask >> 8) & 0xff;
-    const uint8_t* middle = next + __builtin_popcount(first);
-    const __m256i bytes =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(expand(first, next)), expand(second, middle), 1);
-    next = middle + __builtin_popcount(second);
+  static __m256i shift_in(__m256i x, __m256i below, __m128i first, __m128i second) {
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
     return _mm256_or_si256(_mm256_blendv_epi8(x, _mm256_slli_epi16(x, 8), below), bytes);
   }
   static State refill(State x, const uint8_t*& next, uint32_t active) {
@@ -120,23 +122,25 @@ struct Isa {
       low = _mm256_and_si256(low, mask.low);
       high = _mm256_and_si256(high, mask.high);
     }
-    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
-    const uint32_t below = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
-    const __m256i refilled_low = shift_in(x.low, low, below, next);
-    const __m256i refilled_high = shift_in(x.high, high, below >> 16, next);
-    return {refilled_low, refilled_high};
+    const uint32_t below = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(low, high)));
+    __m128i bytes[4];
+    for (int eight = 0; eight < 4; ++eight) {
+      const uint32_t mask = (below >> (8 * eight)) & 0xff;
+      bytes[eight] = expand(mask, next);
+      next += __builtin_popcount(mask);
+    }
+    return {shift_in(x.low, low, bytes[0], bytes[2]), shift_in(x.high, high, bytes[1], bytes[3])};
   }
 
   static Bytes digit_context(const int16_t* q) {
     const State parent = load(q);
     const __m256i zero = _mm256_setzero_si256();
-    const Bytes none = _mm256_permute4x64_epi64(
-        _mm256_packs_epi16(_mm256_cmpeq_epi16(parent.low, zero), _mm256_cmpeq_epi16(parent.high, zero)), 0xd8);
+    const Bytes none = _mm256_packs_epi16(_mm256_cmpeq_epi16(parent.low, zero), _mm256_cmpeq_epi16(parent.high, zero));
     return _mm256_andnot_si256(none, splat(kDigitContext));
   }
   static void store_symbols(Bytes index, uint32_t active, int16_t* q) {
     const State wide = widen(index);
-    const __m256i middle = _mm256_set1_epi16(16 + 7);
+    const __m256i middle = _mm256_set1_epi16(kFirstLeaf + 7);
     const State symbols = {_mm256_sub_epi16(wide.low, middle), _mm256_sub_epi16(wide.high, middle)};
     store(active == kAllLanes ? symbols : select_lanes(active, symbols, load(q)), reinterpret_cast<uint16_t*>(q));
   }
@@ -147,11 +151,17 @@ struct Isa {
   }
   static void refine(Bytes index, Bytes context, uint32_t active, int16_t* q) {
     const State parent = load(q);
-    const State digit = widen_mask(subtract(subtract(index, context), splat(1)));
+    const State digit = widen_signed(subtract(subtract(index, context), splat(1)));
     const State refined = {refine_half(parent.low, digit.low), refine_half(parent.high, digit.high)};
     store(select_lanes(active, refined, parent), reinterpret_cast<uint16_t*>(q));
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    const State x = load(q);
+    const __m256i limit = _mm256_set1_epi16(most);
+    const __m256i above = _mm256_or_si256(_mm256_cmpgt_epi16(x.low, limit), _mm256_cmpgt_epi16(x.high, limit));
+    return _mm256_testz_si256(above, above) == 0;
+  }
   static State pair(Bytes low, Bytes high) {
     const State a = widen(low);
     const State b = widen(high);
@@ -184,7 +194,7 @@ struct Isa {
       low = _mm256_and_si256(low, mask.low);
       high = _mm256_and_si256(high, mask.high);
     }
-    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+    const Bytes packed = _mm256_packs_epi16(low, high);
     const uint32_t mask = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
     alignas(32) uint8_t bytes[32];
     _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), low_bytes(x));
@@ -317,7 +327,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
 }
 
-constexpr Kernels kTable = {"avx2",       decode_together, encode_steps,   units_of, inverse_matrix,
+constexpr Kernels kTable = {"avx2",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
                             inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
                             symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 

@@ -14,6 +14,7 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m512;
   static constexpr size_t kWidth = 16;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   static State load(const uint16_t* at) { return _mm512_loadu_si512(at); }
@@ -25,6 +26,7 @@ struct Isa {
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes splat(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Bytes splat_four(const uint32_t* at) { return _mm256_set1_epi32(static_cast<int>(*at)); }
   static Bytes flip(Bytes x) { return _mm256_xor_si256(x, splat(0x80)); }
   static Bytes greater(Bytes a, Bytes b) { return _mm256_cmpgt_epi8(a, b); }
   static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
@@ -52,7 +54,7 @@ struct Isa {
     return _mm256_maskz_mov_epi8(_mm512_test_epi16_mask(parent, parent), splat(kDigitContext));
   }
   static void store_symbols(Bytes index, uint32_t active, int16_t* q) {
-    const __m512i symbols = _mm512_sub_epi16(widen(index), _mm512_set1_epi16(16 + 7));
+    const __m512i symbols = _mm512_sub_epi16(widen(index), _mm512_set1_epi16(kFirstLeaf + 7));
     if (active == kAllLanes) {
       _mm512_storeu_si512(q, symbols);
     } else {
@@ -68,6 +70,9 @@ struct Isa {
     _mm512_storeu_si512(q, _mm512_mask_mov_epi16(parent, active, refined));
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    return _mm512_cmpgt_epi16_mask(_mm512_loadu_si512(q), _mm512_set1_epi16(most)) != 0;
+  }
   static State pair(Bytes low, Bytes high) { return _mm512_or_si512(widen(low), _mm512_slli_epi16(widen(high), 8)); }
   static State multiply_high(State a, State b) { return _mm512_mulhi_epu16(a, b); }
   static State multiply_low(State a, State b) { return _mm512_mullo_epi16(a, b); }
@@ -204,7 +209,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   _mm512_mask_storeu_ps(values + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, halves + i)));
 }
 
-constexpr Kernels kTable = {"avx512",     decode_together, encode_steps,   units_of, inverse_matrix,
+constexpr Kernels kTable = {"avx512",     decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
                             inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
                             symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 

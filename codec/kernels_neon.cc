@@ -40,6 +40,7 @@ struct Isa {
   using Table = uint8x16_t;
   using Floats = float32x4_t;
   static constexpr size_t kWidth = 4;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   template <typename Each>
@@ -73,6 +74,10 @@ struct Isa {
     return {{vqtbl1q_u8(table, vandq_u8(index.half[0], low)), vqtbl1q_u8(table, vandq_u8(index.half[1], low))}};
   }
   static Bytes splat(uint8_t x) { return {{vdupq_n_u8(x), vdupq_n_u8(x)}}; }
+  static Bytes splat_four(const uint32_t* at) {
+    const uint8x16_t four = vreinterpretq_u8_u32(vld1q_dup_u32(at));
+    return {{four, four}};
+  }
   static Bytes flip(const Bytes& x) {
     return {{veorq_u8(x.half[0], vdupq_n_u8(0x80)), veorq_u8(x.half[1], vdupq_n_u8(0x80))}};
   }
@@ -147,7 +152,7 @@ struct Isa {
   }
   static void store_symbols(const Bytes& index, uint32_t active, int16_t* q) {
     const State wide = widen(index);
-    const State symbols = each([&](int i) { return vsubq_u16(wide.part[i], vdupq_n_u16(16 + 7)); });
+    const State symbols = each([&](int i) { return vsubq_u16(wide.part[i], vdupq_n_u16(kFirstLeaf + 7)); });
     store(active == kAllLanes ? symbols : select_lanes(active, symbols, load(q)), q);
   }
   static void refine(const Bytes& index, const Bytes& context, uint32_t active, int16_t* q) {
@@ -162,6 +167,11 @@ struct Isa {
     store(select_lanes(active, refined, parent), q);
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    const int16x8_t a = vmaxq_s16(vld1q_s16(q), vld1q_s16(q + 8));
+    const int16x8_t b = vmaxq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));
+    return vmaxvq_s16(vmaxq_s16(a, b)) > most;
+  }
   static State pair(const Bytes& low, const Bytes& high) {
     return each([&](int i) { return vorrq_u16(vmovl_u8(eighth(low, i)), vshll_n_u8(eighth(high, i), 8)); });
   }
@@ -297,7 +307,7 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(halves[i]))), 0);
 }
 
-constexpr Kernels kTable = {"neon",       decode_together, encode_steps,   units_of, inverse_matrix,
+constexpr Kernels kTable = {"neon",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
                             inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
                             symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 

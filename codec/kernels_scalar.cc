@@ -23,10 +23,11 @@ const void* code_of_lane(const Step& step, int lane) {
 
 uint32_t plain(uint8_t flipped) { return flipped ^ 0x80u; }
 
+// The symbol's place in the code's tables, before % 16.
 int find_symbol(const SymbolCode& code, uint32_t slot) {
-  int at = 1;
-  while (at < 16) at = 2 * at + (slot >= plain(code.heap[at]) ? 1 : 0);
-  return at - 16;
+  int place = 2;
+  while (place < kFirstLeaf) place = 2 * place - (slot < plain(code.heap[place % 16]) ? 1 : 0);
+  return place;
 }
 
 int find_digit(const DigitCode& code, uint32_t slot, int context) {
@@ -50,9 +51,9 @@ bool decode_step(RansReader& reader, const RansStep& step) {
     int16_t& q = step.values[lane];
     if (step.kind == StepKind::kSymbol) {
       const auto& symbols = *static_cast<const SymbolCode*>(code);
-      const int index = find_symbol(symbols, slot);
-      advance(reader, lane, symbols.frequency[index], symbols.start[index]);
-      q = static_cast<int16_t>(index - 7);
+      const int place = find_symbol(symbols, slot);
+      advance(reader, lane, symbols.frequency[place % 16], symbols.start[place % 16]);
+      q = static_cast<int16_t>(place - kFirstLeaf - 7);
       escaped |= q == kEscapeSymbol;
     } else {
       const auto& digits = *static_cast<const DigitCode*>(code);
@@ -73,6 +74,12 @@ bool decode_together(std::span<RansWork> work) {
     of_stream.steps = {};
   }
   return escaped;
+}
+
+void rows_above(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above) {
+  for (size_t row = 0; row < rows; ++row, values += kLanes) {
+    above[row] = std::any_of(values, values + kLanes, [&](int16_t value) { return value > most[row]; }) ? 1 : 0;
+  }
 }
 
 uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end) {
@@ -242,7 +249,7 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
 }
 
 constexpr Kernels kTable = {
-    "scalar",       decode_together,     encode_steps, units_of,   inverse_matrix,   inverse_none, none_to_halves<f32_to_f16>, none_to_halves<f32_to_bf16>, hadamard,
+    "scalar",       decode_together, rows_above,     encode_steps, units_of,   inverse_matrix,   inverse_none, none_to_halves<f32_to_f16>, none_to_halves<f32_to_bf16>, hadamard,
     rotate,         scale_integers, forward,      columns_of,   quantize_columns, parents_of, symbols_of,   digits_of,
     count_values,   errors_of,    to_f16,         to_bf16,      from_f16,   from_bf16};
 

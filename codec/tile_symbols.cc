@@ -101,6 +101,8 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   class_of_.assign(head_of_.size(), kDeadClass);
   first_level_.assign(head_of_.size(), 0);
   late_.clear();
+  most_.assign(head_of_.size(), INT16_MAX);
+  above_.resize(head_of_.size());
   values_.assign(head_of_.size() * kLanes, 0);
   heads_.assign(shape.kv_heads, {});
   escapes_ = ByteReader(ByteSpan());
@@ -178,9 +180,11 @@ void TileSymbols::add_steps(uint32_t level, uint32_t component) {
   const GroupClasses& group = heads_[head_of_[component]];
   int16_t* values = &values_[size_t{component} * kLanes];
   int deepest = 0;
+  int32_t most = INT16_MAX;
   if (group.uniform) {
     const SymbolModel& of = model(component, group.token_class[0]);
     deepest = of.depth;
+    most = largest_symbol_with(of);
     level_[0].steps.push_back({StepKind::kSymbol, &codes.symbols[of.shape][of.scale], nullptr, values});
   } else {
     MixedCodes& mixed = mixed_.emplace_back();
@@ -189,9 +193,11 @@ void TileSymbols::add_steps(uint32_t level, uint32_t component) {
       const SymbolModel& of = model(component, group.token_class[run]);
       mixed.code[run] = &codes.symbols[of.shape][of.scale];
       deepest = std::max(deepest, of.depth);
+      most = std::min(most, largest_symbol_with(of));
     }
     level_[0].steps.push_back({StepKind::kSymbol, mixed.code.data(), &mixed.runs, values});
   }
+  most_[component] = static_cast<int16_t>(most);
   for (int k = 1; k <= deepest; ++k) add_digits(0, component, k, true);
 }
 
@@ -217,15 +223,11 @@ void TileSymbols::prepare_group(uint32_t group) {
 }
 
 Status TileSymbols::patch_escapes() {
+  kernels().rows_above(values_.data(), most_.size(), most_.data(), above_.data());
   for (uint32_t c = 0; c < class_of_.size(); ++c) {
-    if (class_of_[c] == kDeadClass || first_level_[c] > 0) continue;
+    if (above_[c] == 0) continue;
     int16_t* values = &values_[size_t{c} * kLanes];
-    int16_t largest = 0;
-    for (int lane = 0; lane < kLanes; ++lane) largest = values[lane] > largest ? values[lane] : largest;
     const GroupClasses& group = heads_[head_of_[c]];
-    if (largest < kEscapeSymbol || (group.uniform && largest <= largest_symbol_with(model(c, group.token_class[0])))) {
-      continue;
-    }
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;

@@ -86,6 +86,9 @@ class TileSymbols {
   std::vector<GroupClasses> heads_;   // [head] of the current steps
   std::vector<MixedCodes> mixed_;
   std::vector<int16_t> values_;  // [component][32]
+  // Of the current steps: the largest value of a component that is no escape in any lane; what is above is one.
+  std::vector<int16_t> most_;   // [component], those that level 0 codes; no value is above the others'
+  std::vector<uint8_t> above_;  // [component] scratch
   ByteReader escapes_{ByteSpan()};
   std::array<Level, kMaxLevels> level_;
 };
