@@ -132,38 +132,49 @@ struct ChunkDecoder {
     return {of, parameters[plane], rope, positions.subspan(chunk().first_token, chunk().tokens), {}};
   }
   // `wanted` and `statuses` [plane of the chunk].
-  void decode(const LayerPlanes& layer, const std::vector<bool>& wanted, std::span<Status> statuses) const {
-    const uint32_t first = chunk().first_plane;
-    const uint32_t key = layer.planes[0];
-    for (size_t i = 0; i < layer.planes.size(); ++i) {
-      const uint32_t plane = layer.planes[i];
-      if (!wanted[plane - first]) continue;
-      const bool follows = i > 0 && can_follow(reader.shape().planes[key], reader.shape().planes[plane]);
-      const bool in_lockstep = i == 0 && layer.planes.size() == 2 && wanted[layer.planes[1] - first];
-      if (in_lockstep) {
-        auto both = decode_two(plane, layer.planes[1]);
-        statuses[plane - first] = std::move(both[0]);
-        statuses[layer.planes[1] - first] = std::move(both[1]);
-        return;
+  void decode(std::span<const LayerPlanes> layers, const std::vector<bool>& wanted, std::span<Status> statuses) const {
+    std::vector<uint32_t> together;
+    for (const LayerPlanes& layer : layers) {
+      const bool all = layer.planes.size() <= 2 && std::all_of(layer.planes.begin(), layer.planes.end(), [&](uint32_t p) {
+        return wanted[p - chunk().first_plane];
+      });
+      if (all) {
+        together.insert(together.end(), layer.planes.begin(), layer.planes.end());
+      } else {
+        decode_apart(layer, wanted, statuses);
       }
-      statuses[plane - first] = decode_one(plane, follows ? std::optional(key) : std::nullopt);
     }
+    if (!together.empty()) decode_together(together, statuses);
   }
 
  private:
-  std::array<Status, 2> decode_two(uint32_t a, uint32_t b) const {
-    const TileContext first = context_of(a);
-    const TileContext second = context_of(b);
-    const std::vector<ByteSpan> first_levels = tiles.of_plane(a - chunk().first_plane);
-    const std::vector<ByteSpan> second_levels = tiles.of_plane(b - chunk().first_plane);
-    auto statuses = decode_two_tiles({first, first_levels, sink.rows(chunk(), a)},
-                                     {second, second_levels, sink.rows(chunk(), b)},
-                                     can_follow(first.shape, second.shape));
-    if (sink.finished && statuses[0].ok() && statuses[1].ok()) {
-      sink.finished(chunk(), a);
-      sink.finished(chunk(), b);
+  void decode_apart(const LayerPlanes& layer, const std::vector<bool>& wanted, std::span<Status> statuses) const {
+    const uint32_t key = layer.planes[0];
+    for (const uint32_t plane : layer.planes) {
+      if (!wanted[plane - chunk().first_plane]) continue;
+      const bool follows = plane != key && can_follow(reader.shape().planes[key], reader.shape().planes[plane]);
+      statuses[plane - chunk().first_plane] = decode_one(plane, follows ? std::optional(key) : std::nullopt);
     }
-    return statuses;
+  }
+  // Layers' K and V, or either alone, as many as fit together.
+  void decode_together(std::span<const uint32_t> planes, std::span<Status> statuses) const {
+    std::vector<TileContext> contexts;
+    std::vector<std::vector<ByteSpan>> levels;
+    for (const uint32_t plane : planes) {
+      contexts.push_back(context_of(plane));
+      levels.push_back(tiles.of_plane(plane - chunk().first_plane));
+    }
+    std::vector<TileJob> jobs;
+    jobs.reserve(planes.size());
+    for (size_t i = 0; i < planes.size(); ++i) {
+      const bool follows = i > 0 && can_follow(contexts[i - 1].shape, contexts[i].shape);
+      jobs.push_back({contexts[i], levels[i], sink.rows(chunk(), planes[i]), follows ? &jobs[i - 1] : nullptr});
+    }
+    auto of_jobs = decode_tiles(jobs);
+    for (size_t i = 0; i < planes.size(); ++i) {
+      if (sink.finished && of_jobs[i].ok()) sink.finished(chunk(), planes[i]);
+      statuses[planes[i] - chunk().first_plane] = std::move(of_jobs[i]);
+    }
   }
   // `key`: the plane whose token classes this one may take.
   Status decode_one(uint32_t plane, std::optional<uint32_t> key) const {
@@ -197,11 +208,15 @@ Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
     for (uint32_t p = 0; p < chunk.planes; ++p) planes.push_back(wanted(chunk, shape.planes[chunk.first_plane + p]));
     if (std::none_of(planes.begin(), planes.end(), [](bool w) { return w; })) continue;
     KVPACK_ASSIGN_OR_RETURN(ChunkTiles tiles, read_chunk(reader, c, levels, planes));
-    // A layer's planes at a time: the entropy coders of K and V run in lockstep.
+    // Two layers' planes at a time: the entropy coders of all K and V run in lockstep.
     const std::vector<LayerPlanes> layers = layers_of_chunk(shape.planes, chunk.first_plane, chunk.planes);
     const ChunkDecoder decoder{reader, c, parameters, tiles, sink};
     std::vector<Status> statuses(chunk.planes);
-    parallel_for(layers.size(), options.threads, [&](uint64_t l) { decoder.decode(layers[l], planes, statuses); });
+    parallel_for((layers.size() + 1) / 2, options.threads, [&](uint64_t pair) {
+      const size_t first_layer = static_cast<size_t>(2 * pair);
+      const size_t count = std::min<size_t>(2, layers.size() - first_layer);
+      decoder.decode(std::span(layers).subspan(first_layer, count), planes, statuses);
+    });
     for (uint32_t p = 0; p < chunk.planes; ++p) {
       const PlaneShape& at = shape.planes[chunk.first_plane + p];
       if (!statuses[p].ok()) {

@@ -135,7 +135,8 @@ void ArchiveEncoder::measure_planes() {
   parallel_for(planes.size(), options_.threads, [&](uint64_t p) {
     const KvPlane& plane = planes[p];
     statistics_[p] = measure_plane(plane.view, rope_of(plane), shape_.token_sets[plane.token_set].positions,
-                                   sinks_[plane.token_set], with_klt);
+                                   sinks_[plane.token_set],
+                                   with_klt && profile_of(static_cast<uint32_t>(p)) == nullptr);
     progress(++done, planes.size(), "measuring");
   });
   set_token_classes();
@@ -157,20 +158,32 @@ void ArchiveEncoder::set_token_classes() {
   for (const TokenSetShape& set : shape_.token_sets) {
     for (const int32_t position : set.positions) last = std::max(last, position);
   }
-  parallel_for(planes.size(), options_.threads, [&](uint64_t p) {
-    const KvPlane& plane = planes[p];
-    const auto& sinks = sinks_[plane.token_set];
-    std::vector<float> log_weights;
+  std::vector<std::vector<float>> log_weights(planes.size());  // [plane][kv_head][token]
+  std::vector<const TokenWeightModel*> models(planes.size(), nullptr);
+  uint32_t most_tokens = 0;
+  for (uint32_t p = 0; p < planes.size(); ++p) {
+    const KvView& view = planes[p].view;
     if (!options_.token_weights.empty()) {
-      log_weights = log_weights_by_head(options_.token_weights[p], plane.view.kv_heads);
-    } else if (plane.side == Side::kKey && profile_of(static_cast<uint32_t>(p)) != nullptr) {
-      const TokenWeightModel* model = options_.profile->token_model(plane.layer);
-      if (model != nullptr && model->kv_heads == plane.view.kv_heads && model->head_dim == plane.view.head_dim) {
-        log_weights = predict_log_weights(plane.view, rope_of(plane), shape_.token_sets[plane.token_set].positions,
-                                          static_cast<uint32_t>(last) + 1, *model);
-      }
+      log_weights[p] = log_weights_by_head(options_.token_weights[p], view.kv_heads);
+    } else if (planes[p].side == Side::kKey && profile_of(p) != nullptr) {
+      const TokenWeightModel* model = options_.profile->token_model(planes[p].layer);
+      if (model == nullptr || model->kv_heads != view.kv_heads || model->head_dim != view.head_dim) continue;
+      models[p] = model;
+      log_weights[p].resize(size_t{view.kv_heads} * view.tokens);
+      most_tokens = std::max(most_tokens, view.tokens);
     }
-    if (!log_weights.empty()) classes_[p] = classes_of_plane(log_weights, plane.view.kv_heads, sinks);
+  }
+  // Block by block of tokens, so that the planes share a block's RoPE angles.
+  parallel_for((most_tokens + kWeightTokens - 1) / kWeightTokens, options_.threads, [&](uint64_t block) {
+    for (uint32_t p = 0; p < planes.size(); ++p) {
+      if (models[p] == nullptr) continue;
+      predict_log_weights(planes[p].view, rope_of(planes[p]), shape_.token_sets[planes[p].token_set].positions,
+                          static_cast<uint32_t>(last) + 1, *models[p], static_cast<uint32_t>(block), log_weights[p]);
+    }
+  });
+  parallel_for(planes.size(), options_.threads, [&](uint64_t p) {
+    if (log_weights[p].empty()) return;
+    classes_[p] = classes_of_plane(log_weights[p], planes[p].view.kv_heads, sinks_[planes[p].token_set]);
   });
   for (const LayerPlanes& layer : layers_of_chunk(shape_.planes, 0, static_cast<uint32_t>(planes.size()))) {
     for (const uint32_t p : layer.planes) {

@@ -7,6 +7,7 @@
 
 #include "codec/class_code.h"
 #include "codec/entropy_tables.h"
+#include "codec/kernels.h"
 #include "codec/quantizer.h"
 
 namespace kvpack {
@@ -78,6 +79,12 @@ void ComponentHistogram::add(std::span<const int32_t> q, int token_class) {
   PerClass& entry = of_class(token_class);
   entry.count += q.size();
   count_ += q.size();
+  uint32_t few[2 * (kCounted + 2) + 1] = {};  // two more on each side, as below
+  const uint32_t largest = kernels().count(q.data(), q.size(), few + 2);
+  if (largest <= kCounted) {
+    if (largest > 0) add_counts(entry, 0, few + 2 + kCounted, static_cast<int>(largest));
+    return;
+  }
   // Two counters each, so that equal neighbours do not wait.
   uint32_t near[2][kNearSize] = {};
   for (size_t i = 0; i < q.size(); ++i) {
@@ -88,19 +95,20 @@ void ComponentHistogram::add(std::span<const int32_t> q, int token_class) {
     }
   }
   for (int i = 0; i < kNearSize; ++i) near[0][i] += near[1][i];
-  add_counts(entry, 0, near[0] + kNearZero, kNear);
+  add_counts(entry, 0, near[0] + kNearZero, static_cast<int>(std::min<uint32_t>(largest, kNear)));
 }
 
 // Counts of the values -largest..largest, from stage `s` on; a parent's is its three children's.
 void ComponentHistogram::add_counts(PerClass& entry, size_t s, uint32_t* count, int largest) {
-  double squares = 0;
-  for (int v = 1; v <= largest; ++v) squares += static_cast<double>(count[v] + count[-v]) * (v * v);
-  if (s == 0) squared_sum_ += squares * std::ldexp(1.0, -2 * entry.token_class);
+  uint64_t squares = 0;
+  for (int v = 1; v <= largest; ++v) squares += uint64_t{count[v] + count[-v]} * static_cast<uint64_t>(v * v);
+  if (s == 0) squared_sum_ += static_cast<double>(squares) * std::ldexp(1.0, -2 * entry.token_class);
   for (;; ++s) {
     while (largest > 0 && count[largest] == 0 && count[-largest] == 0) --largest;
     if (largest == 0) return;
     if (entry.stages.size() <= s) entry.stages.resize(s + 1);
     Stage& stage = entry.stages[s];
+    stage.largest = std::max(stage.largest, std::min(largest, kMaxSymbol));
     for (int v = 1; v <= largest; ++v) {
       const uint32_t both = count[v] + count[-v];
       stage.nonzero += both;
@@ -167,7 +175,7 @@ double ComponentHistogram::cost_bits(uint8_t class_byte, int scale_offset, int l
     if (coarsest < entry.stages.size()) {
       const Stage& stage = entry.stages[coarsest];
       float symbols = 0;
-      for (int i = 0; i < 15; ++i) symbols += static_cast<float>(stage.symbols[i]) * of_symbol[i];
+      for (int i = kMaxSymbol - stage.largest; i <= kMaxSymbol + stage.largest; ++i) symbols += static_cast<float>(stage.symbols[i]) * of_symbol[i];
       total += double{symbols} + static_cast<double>(stage.large) * double{of_symbol[kEscapeIndex]} +
                8.0 * static_cast<double>(stage.large_bytes);
     }

@@ -34,6 +34,7 @@ class ComponentHistogram {
   struct Stage {
     uint64_t nonzero = 0;
     std::array<uint32_t, 15> symbols{};      // q + 7, where |q| <= 7
+    int largest = 0;                         // of those symbols' magnitudes
     uint64_t large = 0;                      // values beyond +-7
     uint64_t large_bytes = 0;                // their escapes' varint bytes
     std::array<uint32_t, 2> zero_digits{};   // digits under a zero parent: r == 0, r != 0

@@ -35,6 +35,12 @@ class ClassReader {
  public:
   explicit ClassReader(ByteSpan bytes) : bytes_(bytes) {}
   Result<uint8_t> next(uint8_t reference);
+  // Takes a code that says "as the reference"; false, and nothing is taken, if the next one says something else.
+  bool take_reference() {
+    if (bit_ / 8 >= bytes_.size() || ((static_cast<uint32_t>(bytes_[bit_ / 8]) >> (bit_ % 8)) & 1u) != 0) return false;
+    ++bit_;
+    return true;
+  }
   // Corrupt if whole bytes or set bits are left over.
   Status finish() const;
 

@@ -350,7 +350,8 @@ Status decode_exponents(ByteReader& in, int mantissa_bits, uint32_t tokens, uint
   for (uint32_t group = 0; group < groups; ++group) {
     const bool partial = group + 1 == groups && last_lanes.mask[0] != kAllLanes;
     if (group == 0 || partial) fill_steps(partial);
-    kernels().decode_two(rans[0], steps[0], rans[1], steps[1]);
+    std::array<RansWork, 2> work{RansWork{&rans[0], steps[0]}, RansWork{&rans[1], steps[1]}};
+    kernels().decode_together(work);
     const uint32_t lanes = std::min<uint32_t>(kLanes, tokens - group * kLanes);
     for (uint32_t c = 0; c < channels; ++c) {
       uint8_t* out = &tops[(size_t{group} * channels + c) * kLanes];

@@ -14,14 +14,17 @@
 
 namespace kvpack {
 
+inline constexpr uint32_t kCounted = 10;  // the largest magnitude that counting is faster for than one by one
+inline constexpr size_t kErrorChains = 16;
+
 struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
 
-  // Runs the steps of one stream, or of two in turn: their chains of dependent instructions overlap. Symbols that are
-  // kEscapeSymbol stand for escapes; true if there is one in a's or b's rows.
-  bool (*decode_steps)(RansReader& a, std::span<const RansStep> steps);
-  bool (*decode_two)(RansReader& a, std::span<const RansStep> steps_a, RansReader& b,
-                     std::span<const RansStep> steps_b);
+  // Runs the steps of up to kMostStreams streams in turn, using them up: their chains of dependent instructions
+  // overlap. Symbols that are kEscapeSymbol stand for escapes; true if there is one in any stream's rows.
+  bool (*decode_together)(std::span<RansWork> work);
+  // above[row] = 1 if any of values [rows][32] is above most[row], else 0.
+  void (*rows_above)(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above);
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 
@@ -33,6 +36,9 @@ struct Kernels {
                          const float* scale, const float* mean, float* rows);
   // The same for components that are channels.
   void (*inverse_none)(const float* units, size_t dim, const float* scale, const float* mean, float* rows);
+  // Both at once, straight to f16 or bf16: rows[32][dim] = q[dim][32] x scale[32] + mean[dim].
+  void (*none_to_f16)(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows);
+  void (*none_to_bf16)(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows);
   // Sylvester-Hadamard butterflies over [dim][32] in blocks of `block`, without the factor block^-1/2.
   void (*hadamard)(float* units, size_t dim, size_t block);
   // Turns rows[count], `stride` floats apart, row i by the angles at index[i] (null: i) of `angles` (rope.h): pairs
@@ -44,14 +50,19 @@ struct Kernels {
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
   // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count]
-  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]:
-  // the index in a digit's code (rans.h) of q under its parent.
+  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to
+  // q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code (rans.h) of q under its
+  // parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v + kCounted] is set to how
+  // many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and keeps the largest
+  // |a - b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
   void (*columns)(const float* const* rows, size_t dim, float* values);
   bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);
   void (*symbols)(const int32_t* q, int largest, uint8_t* symbols);
   void (*digits)(const int32_t* q, const int32_t* parents, uint8_t* symbols);
+  uint32_t (*count)(const int32_t* q, size_t count, uint32_t* counts);
+  void (*errors)(const float* a, const float* b, size_t count, float* sum, float* largest);
 
   void (*to_f16)(const float* values, size_t count, uint16_t* halves);
   void (*to_bf16)(const float* values, size_t count, uint16_t* halves);

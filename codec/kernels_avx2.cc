@@ -31,7 +31,7 @@ struct ShuffleTables {
 constexpr ShuffleTables kShuffles;
 
 struct Isa {
-  // Lanes 0..15 and 16..31.
+  // Lanes 0..7 and 16..23, 8..15 and 24..31: so bytes are widened and packed without crossing the register's middle.
   struct State {
     __m256i low, high;
   };
@@ -39,23 +39,31 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m256;
   static constexpr size_t kWidth = 8;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 2;
 
+  // Lanes 0..15 and 16..31 to a state, and the other way.
+  static State regroup(__m256i a, __m256i b) {
+    return {_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)};
+  }
   static State load(const uint16_t* at) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16))};
+    return regroup(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16)));
   }
   static State load(const int16_t* at) { return load(reinterpret_cast<const uint16_t*>(at)); }
   static void store(State x, uint16_t* at) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x.low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), x.high);
+    const State halves = regroup(x.low, x.high);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), halves.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 16), halves.high);
   }
   static Bytes load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static void store_bytes(Bytes x, uint8_t* at) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x); }
   static Table table(const uint8_t* at) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes splat(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Bytes splat_four(const uint32_t* at) { return _mm256_set1_epi32(static_cast<int>(*at)); }
   static Bytes flip(Bytes x) { return _mm256_xor_si256(x, splat(0x80)); }
   static Bytes greater(Bytes a, Bytes b) { return _mm256_cmpgt_epi8(a, b); }
   static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
@@ -70,9 +78,10 @@ struct Isa {
     return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
   }
   static Bytes select(Bytes mask, Bytes a, Bytes b) { return _mm256_blendv_epi8(b, a, mask); }
-  static State widen_mask(Bytes mask) {
-    return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(mask)),
-            _mm256_cvtepi8_epi16(_mm256_extracti128_si256(mask, 1))};
+  static State widen_mask(Bytes mask) { return {_mm256_unpacklo_epi8(mask, mask), _mm256_unpackhi_epi8(mask, mask)}; }
+  static State widen_signed(Bytes x) {
+    const __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), x);
+    return {_mm256_unpacklo_epi8(x, sign), _mm256_unpackhi_epi8(x, sign)};
   }
   static State select_lanes(uint32_t lanes, State a, State b) {
     if (lanes == kAllLanes) return a;
@@ -80,15 +89,14 @@ struct Isa {
     return {_mm256_blendv_epi8(b.low, a.low, mask.low), _mm256_blendv_epi8(b.high, a.high, mask.high)};
   }
   // 16 x u16 below 256, twice, to 32 bytes in lane order.
-  static Bytes pack(__m256i low, __m256i high) {
-    return _mm256_permute4x64_epi64(_mm256_packus_epi16(low, high), 0xd8);
-  }
+  static Bytes pack(__m256i low, __m256i high) { return _mm256_packus_epi16(low, high); }
   static Bytes low_bytes(State x) {
     const __m256i byte = _mm256_set1_epi16(0xff);
     return pack(_mm256_and_si256(x.low, byte), _mm256_and_si256(x.high, byte));
   }
   static State widen(Bytes x) {
-    return {_mm256_cvtepu8_epi16(_mm256_castsi256_si128(x)), _mm256_cvtepu8_epi16(_mm256_extracti128_si256(x, 1))};
+    const __m256i zero = _mm256_setzero_si256();
+    return {_mm256_unpacklo_epi8(x, zero), _mm256_unpackhi_epi8(x, zero)};
   }
 
   static State update(State x, Bytes frequency, Bytes offset) {
@@ -101,13 +109,8 @@ struct Isa {
     return _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)),
                             _mm_load_si128(reinterpret_cast<const __m128i*>(kShuffles.expand[mask].data())));
   }
-  static __m256i shift_in(__m256i x, __m256i below, uint32_t mask, const uint8_t*& next) {
-    const uint32_t first = mask & 0xff;
-    const uint32_t second = (mask >> 8) & 0xff;
-    const uint8_t* middle = next + __builtin_popcount(first);
-    const __m256i bytes =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(expand(first, next)), expand(second, middle), 1);
-    next = middle + __builtin_popcount(second);
+  static __m256i shift_in(__m256i x, __m256i below, __m128i first, __m128i second) {
+    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
     return _mm256_or_si256(_mm256_blendv_epi8(x, _mm256_slli_epi16(x, 8), below), bytes);
   }
   static State refill(State x, const uint8_t*& next, uint32_t active) {
@@ -119,23 +122,25 @@ struct Isa {
       low = _mm256_and_si256(low, mask.low);
       high = _mm256_and_si256(high, mask.high);
     }
-    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
-    const uint32_t below = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
-    const __m256i refilled_low = shift_in(x.low, low, below, next);
-    const __m256i refilled_high = shift_in(x.high, high, below >> 16, next);
-    return {refilled_low, refilled_high};
+    const uint32_t below = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(low, high)));
+    __m128i bytes[4];
+    for (int eight = 0; eight < 4; ++eight) {
+      const uint32_t mask = (below >> (8 * eight)) & 0xff;
+      bytes[eight] = expand(mask, next);
+      next += __builtin_popcount(mask);
+    }
+    return {shift_in(x.low, low, bytes[0], bytes[2]), shift_in(x.high, high, bytes[1], bytes[3])};
   }
 
   static Bytes digit_context(const int16_t* q) {
     const State parent = load(q);
     const __m256i zero = _mm256_setzero_si256();
-    const Bytes none = _mm256_permute4x64_epi64(
-        _mm256_packs_epi16(_mm256_cmpeq_epi16(parent.low, zero), _mm256_cmpeq_epi16(parent.high, zero)), 0xd8);
+    const Bytes none = _mm256_packs_epi16(_mm256_cmpeq_epi16(parent.low, zero), _mm256_cmpeq_epi16(parent.high, zero));
     return _mm256_andnot_si256(none, splat(kDigitContext));
   }
   static void store_symbols(Bytes index, uint32_t active, int16_t* q) {
     const State wide = widen(index);
-    const __m256i middle = _mm256_set1_epi16(16 + 7);
+    const __m256i middle = _mm256_set1_epi16(kFirstLeaf + 7);
     const State symbols = {_mm256_sub_epi16(wide.low, middle), _mm256_sub_epi16(wide.high, middle)};
     store(active == kAllLanes ? symbols : select_lanes(active, symbols, load(q)), reinterpret_cast<uint16_t*>(q));
   }
@@ -146,11 +151,17 @@ struct Isa {
   }
   static void refine(Bytes index, Bytes context, uint32_t active, int16_t* q) {
     const State parent = load(q);
-    const State digit = widen_mask(subtract(subtract(index, context), splat(1)));
+    const State digit = widen_signed(subtract(subtract(index, context), splat(1)));
     const State refined = {refine_half(parent.low, digit.low), refine_half(parent.high, digit.high)};
     store(select_lanes(active, refined, parent), reinterpret_cast<uint16_t*>(q));
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    const State x = load(q);
+    const __m256i limit = _mm256_set1_epi16(most);
+    const __m256i above = _mm256_or_si256(_mm256_cmpgt_epi16(x.low, limit), _mm256_cmpgt_epi16(x.high, limit));
+    return _mm256_testz_si256(above, above) == 0;
+  }
   static State pair(Bytes low, Bytes high) {
     const State a = widen(low);
     const State b = widen(high);
@@ -183,7 +194,7 @@ struct Isa {
       low = _mm256_and_si256(low, mask.low);
       high = _mm256_and_si256(high, mask.high);
     }
-    const Bytes packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+    const Bytes packed = _mm256_packs_epi16(low, high);
     const uint32_t mask = static_cast<uint32_t>(_mm256_movemask_epi8(packed));
     alignas(32) uint8_t bytes[32];
     _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), low_bytes(x));
@@ -211,6 +222,69 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    const auto at = [q](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i)); };
+    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
+    return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    const int equal = _mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(value)));
+    return static_cast<uint32_t>(__builtin_popcount(static_cast<uint32_t>(equal)));
+  }
+  using Halves = __m256i;
+  static Floats from_integers(const int16_t* q) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q))));
+  }
+  // The upper halves of 8 x f32, rounded to nearest even; NaNs stay NaNs.
+  static __m256i bf16_of(Floats x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+  }
+  template <bool kBf16>
+  static Halves to_halves(Floats a, Floats b) {
+    if constexpr (kBf16) {
+      return _mm256_permute4x64_epi64(_mm256_packus_epi32(bf16_of(a), bf16_of(b)), 0xd8);
+    } else {
+      constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+      return _mm256_set_m128i(_mm256_cvtps_ph(b, kNearest), _mm256_cvtps_ph(a, kNearest));
+    }
+  }
+  static void transpose(Halves (&row)[8]) {
+    Halves pairs[8], fours[8];
+    for (int i = 0; i < 4; ++i) {
+      pairs[i] = _mm256_unpacklo_epi16(row[2 * i], row[2 * i + 1]);
+      pairs[4 + i] = _mm256_unpackhi_epi16(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 2) {
+      fours[i] = _mm256_unpacklo_epi32(pairs[i], pairs[i + 1]);
+      fours[i + 1] = _mm256_unpackhi_epi32(pairs[i], pairs[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int k = 0; k < 2; ++k) {
+        row[i + 2 * k] = _mm256_unpacklo_epi64(fours[i + k], fours[i + 2 + k]);
+        row[i + 2 * k + 1] = _mm256_unpackhi_epi64(fours[i + k], fours[i + 2 + k]);
+      }
+    }
+  }
+  static void store_eight(Halves x, size_t which, uint16_t* at) {
+    const __m128i eight = which == 0 ? _mm256_castsi256_si128(x) : _mm256_extracti128_si256(x, 1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), eight);
+  }
+  // max(a, b) is b where either is NaN.
+  static Floats larger_size(Floats a, Floats b) {
+    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b);
+  }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const Floats size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    const Floats inside = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p30f), _CMP_LT_OQ);
+    const Floats shifted = _mm256_add_ps(_mm256_and_ps(x, inside), _mm256_set1_ps(0.5f));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_cvttps_epi32(_mm256_floor_ps(shifted)));
+    return _mm256_movemask_ps(inside) == 0xff;
+  }
   static Floats swap_pairs(Floats x) { return _mm256_permute_ps(x, 0xb1); }
 
   static void transpose(Floats (&row)[8]) {
@@ -253,9 +327,9 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
 }
 
-constexpr Kernels kTable = {"avx2",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"avx2",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

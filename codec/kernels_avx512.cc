@@ -14,16 +14,19 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m512;
   static constexpr size_t kWidth = 16;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   static State load(const uint16_t* at) { return _mm512_loadu_si512(at); }
   static void store(State x, uint16_t* at) { _mm512_storeu_si512(at, x); }
   static Bytes load_bytes(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static void store_bytes(Bytes x, uint8_t* at) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), x); }
   static Table table(const uint8_t* at) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(at)));
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
   static Bytes splat(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static Bytes splat_four(const uint32_t* at) { return _mm256_set1_epi32(static_cast<int>(*at)); }
   static Bytes flip(Bytes x) { return _mm256_xor_si256(x, splat(0x80)); }
   static Bytes greater(Bytes a, Bytes b) { return _mm256_cmpgt_epi8(a, b); }
   static Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
@@ -51,7 +54,7 @@ struct Isa {
     return _mm256_maskz_mov_epi8(_mm512_test_epi16_mask(parent, parent), splat(kDigitContext));
   }
   static void store_symbols(Bytes index, uint32_t active, int16_t* q) {
-    const __m512i symbols = _mm512_sub_epi16(widen(index), _mm512_set1_epi16(16 + 7));
+    const __m512i symbols = _mm512_sub_epi16(widen(index), _mm512_set1_epi16(kFirstLeaf + 7));
     if (active == kAllLanes) {
       _mm512_storeu_si512(q, symbols);
     } else {
@@ -67,6 +70,9 @@ struct Isa {
     _mm512_storeu_si512(q, _mm512_mask_mov_epi16(parent, active, refined));
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    return _mm512_cmpgt_epi16_mask(_mm512_loadu_si512(q), _mm512_set1_epi16(most)) != 0;
+  }
   static State pair(Bytes low, Bytes high) { return _mm512_or_si512(widen(low), _mm512_slli_epi16(widen(high), 8)); }
   static State multiply_high(State a, State b) { return _mm512_mulhi_epu16(a, b); }
   static State multiply_low(State a, State b) { return _mm512_mullo_epi16(a, b); }
@@ -89,6 +95,65 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    return _mm256_set_m128i(_mm512_cvtsepi32_epi8(_mm512_loadu_si512(q + 16)),
+                            _mm512_cvtsepi32_epi8(_mm512_loadu_si512(q)));
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    return static_cast<uint32_t>(__builtin_popcount(_mm256_cmpeq_epi8_mask(x, _mm256_set1_epi8(value))));
+  }
+  using Halves = __m512i;
+  static Floats from_integers(const int16_t* q) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(q))));
+  }
+  // 16 x f32 rounded to nearest even; NaNs stay NaNs.
+  static __m256i bf16_of(Floats x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+  }
+  template <bool kBf16>
+  static Halves to_halves(Floats a, Floats b) {
+    constexpr int kNearestEven = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m256i low = kBf16 ? bf16_of(a) : _mm512_cvtps_ph(a, kNearestEven);
+    const __m256i high = kBf16 ? bf16_of(b) : _mm512_cvtps_ph(b, kNearestEven);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  static void transpose(Halves (&row)[8]) {
+    Halves pairs[8], fours[8];
+    for (int i = 0; i < 4; ++i) {
+      pairs[i] = _mm512_unpacklo_epi16(row[2 * i], row[2 * i + 1]);
+      pairs[4 + i] = _mm512_unpackhi_epi16(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 2) {
+      fours[i] = _mm512_unpacklo_epi32(pairs[i], pairs[i + 1]);
+      fours[i + 1] = _mm512_unpackhi_epi32(pairs[i], pairs[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int k = 0; k < 2; ++k) {
+        row[i + 2 * k] = _mm512_unpacklo_epi64(fours[i + k], fours[i + 2 + k]);
+        row[i + 2 * k + 1] = _mm512_unpackhi_epi64(fours[i + k], fours[i + 2 + k]);
+      }
+    }
+  }
+  static void store_eight(Halves x, size_t which, uint16_t* at) {
+    const auto to = reinterpret_cast<__m128i*>(at);
+    if (which == 0) _mm_storeu_si128(to, _mm512_castsi512_si128(x));
+    if (which == 1) _mm_storeu_si128(to, _mm512_extracti32x4_epi32(x, 1));
+    if (which == 2) _mm_storeu_si128(to, _mm512_extracti32x4_epi32(x, 2));
+    if (which == 3) _mm_storeu_si128(to, _mm512_extracti32x4_epi32(x, 3));
+  }
+  // max(a, b) is b where either is NaN.
+  static Floats larger_size(Floats a, Floats b) { return _mm512_max_ps(_mm512_abs_ps(a), b); }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const __mmask16 inside = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(0x1p30f), _CMP_LT_OQ);
+    const Floats shifted = _mm512_add_ps(_mm512_maskz_mov_ps(inside, x), _mm512_set1_ps(0.5f));
+    _mm512_storeu_si512(q, _mm512_cvt_roundps_epi32(shifted, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    return inside == 0xffff;
+  }
   static Floats swap_pairs(Floats x) { return _mm512_permute_ps(x, 0xb1); }
 
   static void transpose(Floats (&row)[16]) {
@@ -144,9 +209,9 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   _mm512_mask_storeu_ps(values + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, halves + i)));
 }
 
-constexpr Kernels kTable = {"avx512",     decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"avx512",     decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

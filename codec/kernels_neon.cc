@@ -40,6 +40,7 @@ struct Isa {
   using Table = uint8x16_t;
   using Floats = float32x4_t;
   static constexpr size_t kWidth = 4;
+  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   template <typename Each>
@@ -63,12 +64,20 @@ struct Isa {
     for (int i = 0; i < 4; ++i) vst1q_s16(at + 8 * i, vreinterpretq_s16_u16(x.part[i]));
   }
   static Bytes load_bytes(const uint8_t* at) { return {{vld1q_u8(at), vld1q_u8(at + 16)}}; }
+  static void store_bytes(const Bytes& x, uint8_t* at) {
+    vst1q_u8(at, x.half[0]);
+    vst1q_u8(at + 16, x.half[1]);
+  }
   static Table table(const uint8_t* at) { return vld1q_u8(at); }
   static Bytes lookup(Table table, const Bytes& index) {
     const uint8x16_t low = vdupq_n_u8(15);
     return {{vqtbl1q_u8(table, vandq_u8(index.half[0], low)), vqtbl1q_u8(table, vandq_u8(index.half[1], low))}};
   }
   static Bytes splat(uint8_t x) { return {{vdupq_n_u8(x), vdupq_n_u8(x)}}; }
+  static Bytes splat_four(const uint32_t* at) {
+    const uint8x16_t four = vreinterpretq_u8_u32(vld1q_dup_u32(at));
+    return {{four, four}};
+  }
   static Bytes flip(const Bytes& x) {
     return {{veorq_u8(x.half[0], vdupq_n_u8(0x80)), veorq_u8(x.half[1], vdupq_n_u8(0x80))}};
   }
@@ -143,7 +152,7 @@ struct Isa {
   }
   static void store_symbols(const Bytes& index, uint32_t active, int16_t* q) {
     const State wide = widen(index);
-    const State symbols = each([&](int i) { return vsubq_u16(wide.part[i], vdupq_n_u16(16 + 7)); });
+    const State symbols = each([&](int i) { return vsubq_u16(wide.part[i], vdupq_n_u16(kFirstLeaf + 7)); });
     store(active == kAllLanes ? symbols : select_lanes(active, symbols, load(q)), q);
   }
   static void refine(const Bytes& index, const Bytes& context, uint32_t active, int16_t* q) {
@@ -158,6 +167,11 @@ struct Isa {
     store(select_lanes(active, refined, parent), q);
   }
 
+  static bool any_above(const int16_t* q, int16_t most) {
+    const int16x8_t a = vmaxq_s16(vld1q_s16(q), vld1q_s16(q + 8));
+    const int16x8_t b = vmaxq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));
+    return vmaxvq_s16(vmaxq_s16(a, b)) > most;
+  }
   static State pair(const Bytes& low, const Bytes& high) {
     return each([&](int i) { return vorrq_u16(vmovl_u8(eighth(low, i)), vshll_n_u8(eighth(high, i), 8)); });
   }
@@ -206,6 +220,64 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return vmulq_f32(a, b); }
   static Floats plus(Floats a, Floats b) { return vaddq_f32(a, b); }
   static Floats minus(Floats a, Floats b) { return vsubq_f32(a, b); }
+  static Bytes narrow(const int32_t* q) {
+    const auto sixteen = [](const int32_t* at) {
+      const int16x8_t low = vcombine_s16(vqmovn_s32(vld1q_s32(at)), vqmovn_s32(vld1q_s32(at + 4)));
+      const int16x8_t high = vcombine_s16(vqmovn_s32(vld1q_s32(at + 8)), vqmovn_s32(vld1q_s32(at + 12)));
+      return vreinterpretq_u8_s8(vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+    };
+    return {{sixteen(q), sixteen(q + 16)}};
+  }
+  static uint32_t count_equal(Bytes x, int8_t value) {
+    const uint8x16_t wanted = vdupq_n_u8(static_cast<uint8_t>(value));
+    const uint8x16_t low = vshrq_n_u8(vceqq_u8(x.half[0], wanted), 7);
+    const uint8x16_t high = vshrq_n_u8(vceqq_u8(x.half[1], wanted), 7);
+    return vaddvq_u8(vaddq_u8(low, high));
+  }
+  using Halves = uint16x8_t;
+  static Floats from_integers(const int16_t* q) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(q))); }
+  // 4 x f32 rounded to nearest even; NaNs stay NaNs.
+  static uint16x4_t bf16_of(Floats x) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(x);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    return vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16);
+  }
+  template <bool kBf16>
+  static Halves to_halves(Floats a, Floats b) {
+    if constexpr (kBf16) return vcombine_u16(bf16_of(a), bf16_of(b));
+    return vcombine_u16(vreinterpret_u16_f16(vcvt_f16_f32(a)), vreinterpret_u16_f16(vcvt_f16_f32(b)));
+  }
+  static void transpose(Halves (&row)[8]) {
+    uint32x4_t pairs[8];
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = vreinterpretq_u32_u16(vtrn1q_u16(row[i], row[i + 1]));
+      pairs[i + 1] = vreinterpretq_u32_u16(vtrn2q_u16(row[i], row[i + 1]));
+    }
+    uint64x2_t fours[8];  // [rows 0..3 or 4..7][column of the first and fifth]
+    for (int i = 0; i < 8; i += 4) {
+      for (int k = 0; k < 2; ++k) {
+        fours[i + k] = vreinterpretq_u64_u32(vtrn1q_u32(pairs[i + k], pairs[i + 2 + k]));
+        fours[i + 2 + k] = vreinterpretq_u64_u32(vtrn2q_u32(pairs[i + k], pairs[i + 2 + k]));
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      row[i] = vreinterpretq_u16_u64(vtrn1q_u64(fours[i], fours[4 + i]));
+      row[4 + i] = vreinterpretq_u16_u64(vtrn2q_u64(fours[i], fours[4 + i]));
+    }
+  }
+  static void store_eight(Halves x, size_t, uint16_t* at) { vst1q_u16(at, x); }
+  static Floats larger_size(Floats a, Floats b) {
+    const Floats size = vabsq_f32(a);
+    return vbslq_f32(vcgtq_f32(size, b), size, b);
+  }
+  static bool round_half_up(Floats x, int32_t* q) {
+    const uint32x4_t inside = vcltq_f32(vabsq_f32(x), vdupq_n_f32(0x1p30f));
+    const Floats kept = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), inside));
+    vst1q_s32(q, vcvtmq_s32_f32(vaddq_f32(kept, vdupq_n_f32(0.5f))));
+    return vminvq_u32(inside) == 0xffffffffu;
+  }
   static Floats swap_pairs(Floats x) { return vrev64q_f32(x); }
 
   static void transpose(Floats (&row)[4]) {
@@ -235,9 +307,9 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(halves[i]))), 0);
 }
 
-constexpr Kernels kTable = {"neon",       decode_steps, decode_two, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"neon",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
+                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
+                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
 
 }  // namespace
 

@@ -3,13 +3,13 @@
 // anonymous namespace, after a struct `Isa` with
 //
 //   State    32 x u16; Bytes 32 x u8; Table 16 x u8
-//   load/store of each; splat; lookup(table, indices 0..15, only their low 4 bits and bit 7 may be set);
+//   load/store of each; splat; splat_four (of a u32 at an address); lookup(table, indices below 128: their low 4 bits);
 //   greater (signed, 0 or -1), add, subtract, both; low_bytes(state); mask_bytes(lane mask) -> 0 or -1;
 //   update(state, frequency, offset) = frequency * (state >> 8) + offset, offset = slot - start in 0..255;
 //   refill(state, next, active): lanes of `active` below 2^8 take a byte each, in lane order;
-//   select(mask, a, b): a where the mask is set
+//   select(mask, a, b): a where the mask is set; kStreamsInTurn: how many streams' registers are worth it
 //
-// A step of 32 lanes is one dependent chain; its cost is latency, so two streams in turn cost little more than one.
+// A step of 32 lanes is one dependent chain; its cost is latency, so four streams in turn cost little more than two.
 
 struct Decoded {
   typename Isa::Bytes symbol;  // index
@@ -20,11 +20,9 @@ struct Decoded {
 [[gnu::always_inline]] inline Decoded find_symbols(const SymbolCode& code, Isa::Bytes slot) {
   const auto heap = Isa::table(code.heap);
   const auto flipped = Isa::flip(slot);
-  const auto one = Isa::splat(1);
-  auto at = Isa::add(Isa::splat(3), Isa::greater(Isa::splat(code.heap[1]), flipped));
+  auto at = Isa::add(Isa::splat(4), Isa::greater(Isa::splat_four(&code.root), flipped));
   for (int depth = 1; depth < 4; ++depth) {
-    const auto right = Isa::add(Isa::add(at, at), one);
-    at = Isa::add(right, Isa::greater(Isa::lookup(heap, at), flipped));
+    at = Isa::add(Isa::add(at, at), Isa::greater(Isa::lookup(heap, at), flipped));
   }
   return {at, Isa::lookup(Isa::table(code.frequency), at), Isa::lookup(Isa::table(code.start), at)};
 }
@@ -51,13 +49,14 @@ struct Stream {
   const uint8_t* safe_end;
   typename Isa::Bytes largest;  // over all symbol indices, to notice escapes
 
+  Stream() = default;
   explicit Stream(const RansReader& reader)
       : state(Isa::load(reader.state)), next(reader.next), safe_end(reader.safe_end), largest(Isa::splat(0)) {}
   void save(RansReader& reader) const {
     Isa::store(state, reader.state);
     reader.next = next;
   }
-  bool escaped() const { return Isa::any_equal(largest, 16 + 15); }
+  bool escaped() const { return Isa::any_equal(largest, kFirstLeaf + 15); }
 };
 
 inline void refill_stream(Stream& stream, RansReader& reader) {
@@ -116,26 +115,49 @@ inline void take_mixed(const RansStep& step, Stream& stream) {
   }
 }
 
-bool decode_steps(RansReader& a, std::span<const RansStep> steps) {
-  Stream stream(a);
-  for (const RansStep& step : steps) take(step, stream, a);
-  stream.save(a);
-  return stream.escaped();
+// Runs the next `count` steps of each of `Streams`.
+template <size_t Streams>
+inline bool take_in_turn(RansWork* const* work, size_t count) {
+  Stream stream[Streams];
+  for (size_t s = 0; s < Streams; ++s) stream[s] = Stream(*work[s]->reader);
+  const RansStep* steps[Streams];
+  for (size_t s = 0; s < Streams; ++s) steps[s] = work[s]->steps.data();
+  for (size_t i = 0; i < count; ++i) {
+    for (size_t s = 0; s < Streams; ++s) take(steps[s][i], stream[s], *work[s]->reader);
+  }
+  bool escaped = false;
+  for (size_t s = 0; s < Streams; ++s) {
+    stream[s].save(*work[s]->reader);
+    escaped |= stream[s].escaped();
+    work[s]->steps = work[s]->steps.subspan(count);
+  }
+  return escaped;
 }
 
-bool decode_two(RansReader& a, std::span<const RansStep> steps_a, RansReader& b, std::span<const RansStep> steps_b) {
-  Stream first(a);
-  Stream second(b);
-  const size_t both = steps_a.size() < steps_b.size() ? steps_a.size() : steps_b.size();
-  for (size_t i = 0; i < both; ++i) {
-    take(steps_a[i], first, a);
-    take(steps_b[i], second, b);
+bool decode_together(std::span<RansWork> work) {
+  bool escaped = false;
+  for (;;) {
+    RansWork* left[Isa::kStreamsInTurn];
+    size_t streams = 0;
+    size_t fewest = SIZE_MAX;
+    for (RansWork& of_stream : work) {
+      if (of_stream.steps.empty() || streams == Isa::kStreamsInTurn) continue;
+      left[streams++] = &of_stream;
+      fewest = of_stream.steps.size() < fewest ? of_stream.steps.size() : fewest;
+    }
+    if (streams == 0) return escaped;
+    if constexpr (Isa::kStreamsInTurn > 2) {
+      if (streams > 2) {
+        escaped |= streams == 4 ? take_in_turn<4>(left, fewest) : take_in_turn<3>(left, fewest);
+        continue;
+      }
+    }
+    escaped |= streams == 2 ? take_in_turn<2>(left, fewest) : take_in_turn<1>(left, fewest);
   }
-  for (size_t i = both; i < steps_a.size(); ++i) take(steps_a[i], first, a);
-  for (size_t i = both; i < steps_b.size(); ++i) take(steps_b[i], second, b);
-  first.save(a);
-  second.save(b);
-  return first.escaped() || second.escaped();
+}
+
+void rows_above(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above) {
+  for (size_t row = 0; row < rows; ++row) above[row] = Isa::any_above(values + row * kLanes, most[row]) ? 1 : 0;
 }
 
 struct EncodeTerms {

@@ -3,8 +3,12 @@
 // inside its anonymous namespace, after a struct `Isa` with
 //
 //   Floats, kWidth of them; load, store, spread (one value to all), fused(a, b, c) = a b + c in one rounding, plain
-//   multiply, add and subtract, swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
+//   multiply, add and subtract, narrow (32 x i32 to i8, saturated), count_equal (of such), larger_size(a, b) (the larger of |a| and b; b where a is NaN), round_half_up(x, q)
+//   (floor(x + 1/2) as i32; 0 where |x| is not below 2^30, and then the result is false), swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
 //   the matrix product is)
+//
+//   Halves, 2 kWidth x u16; from_integers (kWidth x i16), to_halves<bf16> (of two Floats), transpose(Halves[8]) (8 x 8
+//   within each eight), store_eight (one of them)
 //
 // Loops without primitives are left to the compiler's vectorizer: it may not reorder floating-point sums.
 
@@ -45,6 +49,11 @@ void inverse_matrix(const float* units, const float* const* weights, size_t comp
     for (; first + kWide <= dim; first += kWide) {
       matrix_tile<Isa::kTileVectors>(units + slot, weights, components, first, scale + slot, mean, out, dim);
     }
+    if constexpr (Isa::kTileVectors > 2) {
+      for (; first + 2 * Isa::kWidth <= dim; first += 2 * Isa::kWidth) {
+        matrix_tile<2>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+      }
+    }
     for (; first + Isa::kWidth <= dim; first += Isa::kWidth) {
       matrix_tile<1>(units + slot, weights, components, first, scale + slot, mean, out, dim);
     }
@@ -77,6 +86,40 @@ void inverse_none(const float* units, size_t dim, const float* scale, const floa
   for (; first < dim; ++first) {
     for (size_t slot = 0; slot < kLanes; ++slot) {
       rows[slot * dim + first] = __builtin_fmaf(units[first * kLanes + slot], scale[slot], mean[first]);
+    }
+  }
+}
+
+void to_f16(const float* values, size_t count, uint16_t* halves);
+void to_bf16(const float* values, size_t count, uint16_t* halves);
+
+template <bool kBf16>
+void none_to_halves(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows) {
+  constexpr size_t kWidth = Isa::kWidth;
+  constexpr size_t kBlock = 8;  // channels that are turned into tokens' rows at a time
+  size_t first = 0;
+  for (; first + kBlock <= dim; first += kBlock) {
+    for (size_t slot = 0; slot < kLanes; slot += 2 * kWidth) {
+      const auto low = Isa::load(scale + slot);
+      const auto high = Isa::load(scale + slot + kWidth);
+      typename Isa::Halves block[kBlock];
+      for (size_t i = 0; i < kBlock; ++i) {
+        const int16_t* of_channel = q + (first + i) * kLanes + slot;
+        const auto offset = Isa::spread(mean[first + i]);
+        block[i] = Isa::template to_halves<kBf16>(Isa::fused(Isa::from_integers(of_channel), low, offset),
+                                                  Isa::fused(Isa::from_integers(of_channel + kWidth), high, offset));
+      }
+      Isa::transpose(block);
+      for (size_t eight = 0; eight < 2 * kWidth / kBlock; ++eight) {
+        for (size_t i = 0; i < kBlock; ++i) Isa::store_eight(block[i], eight, rows[slot + eight * kBlock + i] + first);
+      }
+    }
+  }
+  for (; first < dim; ++first) {
+    for (size_t slot = 0; slot < kLanes; ++slot) {
+      const float unit = static_cast<float>(q[first * kLanes + slot]);
+      const float value = __builtin_fmaf(unit, scale[slot], mean[first]);
+      (kBf16 ? to_bf16 : to_f16)(&value, 1, rows[slot] + first);
     }
   }
 }
@@ -194,21 +237,14 @@ void columns_of(const float* const* rows, size_t dim, float* values) {
 }
 
 bool quantize_columns(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride) {
-  int32_t outside = 0;
+  bool inside = true;
   for (size_t c = 0; c < count; ++c) {
-    int32_t block[kLanes];  // q may be what inverse_step is, for all the compiler knows
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float scaled = values[c * kLanes + lane] * inverse_step[lane];
-      const float magnitude = scaled < 0 ? -scaled : scaled;
-      const bool inside = magnitude < static_cast<float>(1 << 30);
-      const float shifted = (inside ? scaled : 0.0f) + 0.5f;
-      const int32_t truncated = static_cast<int32_t>(shifted);
-      block[lane] = truncated - (static_cast<float>(truncated) > shifted ? 1 : 0);
-      outside |= inside ? 0 : 1;
+    for (size_t lane = 0; lane < kLanes; lane += Isa::kWidth) {
+      const auto scaled = Isa::times(Isa::load(values + c * kLanes + lane), Isa::load(inverse_step + lane));
+      inside &= Isa::round_half_up(scaled, q + c * stride + lane);
     }
-    __builtin_memcpy(q + c * stride, block, sizeof block);
   }
-  return outside == 0;
+  return inside;
 }
 
 void parents_of(const int32_t* q, size_t count, int32_t* parents) {
@@ -221,17 +257,80 @@ void parents_of(const int32_t* q, size_t count, int32_t* parents) {
 }
 
 void symbols_of(const int32_t* q, int largest, uint8_t* symbols) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const bool coded = q[lane] <= largest && q[lane] >= -largest;
-    symbols[lane] = static_cast<uint8_t>(coded ? q[lane] + 7 : 15);
-  }
+  const auto value = Isa::narrow(q);
+  const auto most = Isa::splat(static_cast<uint8_t>(largest));
+  const auto least = Isa::splat(static_cast<uint8_t>(-largest));
+  const auto escape = Isa::splat(15);
+  const auto small = Isa::select(Isa::greater(value, most), escape, Isa::add(value, Isa::splat(7)));
+  Isa::store_bytes(Isa::select(Isa::greater(least, value), escape, small), symbols);
 }
 
 void digits_of(const int32_t* q, const int32_t* parents, uint8_t* symbols) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const int32_t digit = q[lane] - 3 * parents[lane];
-    const int32_t folded = parents[lane] < 0 ? -digit : digit;
-    symbols[lane] = static_cast<uint8_t>((parents[lane] != 0 ? kDigitContext + 1 : 1) + folded);
+  int32_t difference[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) difference[lane] = q[lane] - 3 * parents[lane];
+  const auto digit = Isa::narrow(difference);
+  const auto parent = Isa::narrow(parents);
+  const auto zero = Isa::splat(0);
+  const auto positive = Isa::greater(parent, zero);
+  const auto negative = Isa::greater(zero, parent);
+  // 1 + digit below zero; kDigitContext + 1 + digit, or minus digit, beside it.
+  const auto beside = Isa::splat(kDigitContext + 1);
+  auto index = Isa::select(positive, Isa::add(beside, digit), Isa::add(Isa::splat(1), digit));
+  index = Isa::select(negative, Isa::subtract(beside, digit), index);
+  Isa::store_bytes(index, symbols);
+}
+
+uint32_t count_values(const int32_t* q, size_t count, uint32_t* counts) {
+  int32_t most = 0;
+  int32_t least = 0;
+  for (size_t i = 0; i < count; ++i) {
+    most = q[i] > most ? q[i] : most;
+    least = q[i] < least ? q[i] : least;
+  }
+  const int32_t largest = most > -least ? most : -least;
+  if (largest > static_cast<int32_t>(kCounted)) return static_cast<uint32_t>(largest);
+  for (int32_t v = -largest; v <= largest; ++v) counts[static_cast<int32_t>(kCounted) + v] = 0;
+  for (size_t first = 0; first < count; first += kLanes) {
+    int32_t rest[kLanes];
+    const int32_t* block = q + first;
+    if (count - first < kLanes) {
+      for (int32_t& lane : rest) lane = kCounted + 1;
+      __builtin_memcpy(rest, block, (count - first) * sizeof(int32_t));
+      block = rest;
+    }
+    const auto bytes = Isa::narrow(block);
+    for (int32_t v = least; v <= most; ++v) {
+      counts[static_cast<int32_t>(kCounted) + v] += Isa::count_equal(bytes, static_cast<int8_t>(v));
+    }
+  }
+  return static_cast<uint32_t>(largest);
+}
+
+void errors_of(const float* a, const float* b, size_t count, float* sum, float* largest) {
+  constexpr size_t kVectors = kErrorChains / Isa::kWidth;
+  typename Isa::Floats squares[kVectors];
+  typename Isa::Floats sizes[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) {
+    squares[v] = Isa::load(sum + v * Isa::kWidth);
+    sizes[v] = Isa::load(largest + v * Isa::kWidth);
+  }
+  size_t i = 0;
+  for (; i + kErrorChains <= count; i += kErrorChains) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto error = Isa::minus(Isa::load(a + i + v * Isa::kWidth), Isa::load(b + i + v * Isa::kWidth));
+      squares[v] = Isa::plus(squares[v], Isa::times(error, error));
+      sizes[v] = Isa::larger_size(error, sizes[v]);
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) {
+    Isa::store(squares[v], sum + v * Isa::kWidth);
+    Isa::store(sizes[v], largest + v * Isa::kWidth);
+  }
+  for (size_t chain = 0; i < count; ++i, ++chain) {
+    const float error = a[i] - b[i];
+    const float size = error < 0 ? -error : error;
+    sum[chain] += error * error;
+    largest[chain] = size > largest[chain] ? size : largest[chain];
   }
 }
 

@@ -23,10 +23,11 @@ const void* code_of_lane(const Step& step, int lane) {
 
 uint32_t plain(uint8_t flipped) { return flipped ^ 0x80u; }
 
+// The symbol's place in the code's tables, before % 16.
 int find_symbol(const SymbolCode& code, uint32_t slot) {
-  int at = 1;
-  while (at < 16) at = 2 * at + (slot >= plain(code.heap[at]) ? 1 : 0);
-  return at - 16;
+  int place = 2;
+  while (place < kFirstLeaf) place = 2 * place - (slot < plain(code.heap[place % 16]) ? 1 : 0);
+  return place;
 }
 
 int find_digit(const DigitCode& code, uint32_t slot, int context) {
@@ -50,9 +51,9 @@ bool decode_step(RansReader& reader, const RansStep& step) {
     int16_t& q = step.values[lane];
     if (step.kind == StepKind::kSymbol) {
       const auto& symbols = *static_cast<const SymbolCode*>(code);
-      const int index = find_symbol(symbols, slot);
-      advance(reader, lane, symbols.frequency[index], symbols.start[index]);
-      q = static_cast<int16_t>(index - 7);
+      const int place = find_symbol(symbols, slot);
+      advance(reader, lane, symbols.frequency[place % 16], symbols.start[place % 16]);
+      q = static_cast<int16_t>(place - kFirstLeaf - 7);
       escaped |= q == kEscapeSymbol;
     } else {
       const auto& digits = *static_cast<const DigitCode*>(code);
@@ -66,16 +67,19 @@ bool decode_step(RansReader& reader, const RansStep& step) {
   return escaped;
 }
 
-bool decode_steps(RansReader& reader, std::span<const RansStep> steps) {
+bool decode_together(std::span<RansWork> work) {
   bool escaped = false;
-  for (const RansStep& step : steps) escaped |= decode_step(reader, step);
+  for (RansWork& of_stream : work) {
+    for (const RansStep& step : of_stream.steps) escaped |= decode_step(*of_stream.reader, step);
+    of_stream.steps = {};
+  }
   return escaped;
 }
 
-bool decode_two(RansReader& a, std::span<const RansStep> steps_a, RansReader& b, std::span<const RansStep> steps_b) {
-  const bool first = decode_steps(a, steps_a);
-  const bool second = decode_steps(b, steps_b);
-  return first || second;
+void rows_above(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above) {
+  for (size_t row = 0; row < rows; ++row, values += kLanes) {
+    above[row] = std::any_of(values, values + kLanes, [&](int16_t value) { return value > most[row]; }) ? 1 : 0;
+  }
 }
 
 uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end) {
@@ -118,6 +122,15 @@ void inverse_none(const float* units, size_t dim, const float* scale, const floa
   for (size_t slot = 0; slot < kLanes; ++slot) {
     for (size_t d = 0; d < dim; ++d) {
       rows[slot * dim + d] = std::fma(units[d * kLanes + slot], scale[slot], mean[d]);
+    }
+  }
+}
+
+template <uint16_t (*kConvert)(float)>
+void none_to_halves(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows) {
+  for (size_t slot = 0; slot < kLanes; ++slot) {
+    for (size_t d = 0; d < dim; ++d) {
+      rows[slot][d] = kConvert(std::fma(static_cast<float>(q[d * kLanes + slot]), scale[slot], mean[d]));
     }
   }
 }
@@ -200,6 +213,25 @@ void digits_of(const int32_t* q, const int32_t* parents, uint8_t* symbols) {
   }
 }
 
+uint32_t count_values(const int32_t* q, size_t count, uint32_t* counts) {
+  uint32_t largest = 0;
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint32_t>(std::abs(q[i])));
+  if (largest > kCounted) return largest;
+  std::fill_n(counts + kCounted - largest, 2 * largest + 1, 0u);
+  for (size_t i = 0; i < count; ++i) ++counts[static_cast<int32_t>(kCounted) + q[i]];
+  return largest;
+}
+
+void errors_of(const float* a, const float* b, size_t count, float* sum, float* largest) {
+  for (size_t i = 0; i < count; ++i) {
+    const float error = a[i] - b[i];
+    const float size = error < 0 ? -error : error;
+    float& most = largest[i % kErrorChains];
+    sum[i % kErrorChains] += error * error;
+    most = size > most ? size : most;
+  }
+}
+
 void to_f16(const float* values, size_t count, uint16_t* halves) {
   for (size_t i = 0; i < count; ++i) halves[i] = f32_to_f16(values[i]);
 }
@@ -216,10 +248,10 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
-constexpr Kernels kTable = {"scalar",       decode_steps, decode_two,       encode_steps, units_of,
-                            inverse_matrix, inverse_none, hadamard,         rotate,       scale_integers,
-                            forward,        columns_of,   quantize_columns, parents_of,   symbols_of,
-                            digits_of,      to_f16,       to_bf16,          from_f16,     from_bf16};
+constexpr Kernels kTable = {
+    "scalar",       decode_together, rows_above,     encode_steps, units_of,   inverse_matrix,   inverse_none, none_to_halves<f32_to_f16>, none_to_halves<f32_to_bf16>, hadamard,
+    rotate,         scale_integers, forward,      columns_of,   quantize_columns, parents_of, symbols_of,   digits_of,
+    count_values,   errors_of,    to_f16,         to_bf16,      from_f16,   from_bf16};
 
 }  // namespace
 

@@ -46,17 +46,27 @@ ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const Pl
 }
 
 // One component's values and all their ancestors, as far up as its deepest model goes.
-struct Ladder {
-  std::vector<std::vector<int32_t>> rung;  // [generation][slot]; slots padded to whole groups
-
+class Ladder {
+ public:
+  // `q` must outlive the ladder's use.
   void climb(std::span<const int32_t> q, size_t generations) {
-    const size_t padded = (q.size() + kLanes - 1) / kLanes * kLanes;
-    if (rung.size() <= generations) rung.resize(generations + 1);
-    for (size_t g = 0; g <= generations; ++g) rung[g].resize(padded);
-    std::fill(std::copy(q.begin(), q.end(), rung[0].begin()), rung[0].end(), 0);
-    for (size_t g = 1; g <= generations; ++g) kernels().parents(rung[g - 1].data(), padded, rung[g].data());
+    padded_ = (q.size() + kLanes - 1) / kLanes * kLanes;
+    const bool whole = padded_ == q.size();
+    rungs_.resize((generations + 1) * padded_);
+    finest_ = whole ? q.data() : rungs_.data();
+    if (!whole) std::fill(std::copy(q.begin(), q.end(), rungs_.begin()), rungs_.begin() + padded_, 0);
+    for (size_t g = 1; g <= generations; ++g) {
+      kernels().parents(at(static_cast<int>(g) - 1, 0), padded_, &rungs_[g * padded_]);
+    }
   }
-  const int32_t* at(int generation, uint32_t slot) const { return &rung[static_cast<size_t>(generation)][slot]; }
+  const int32_t* at(int generation, uint32_t slot) const {
+    return (generation == 0 ? finest_ : &rungs_[static_cast<size_t>(generation) * padded_]) + slot;
+  }
+
+ private:
+  const int32_t* finest_ = nullptr;
+  size_t padded_ = 0;
+  std::vector<int32_t> rungs_;  // [generation][slot]; slots padded to whole groups
 };
 
 // One level's steps in coding order, with the symbols that they code.
@@ -152,6 +162,14 @@ void LevelSteps::put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t 
 // The k-th digit: of the lanes that have one within level 0, of all lanes above.
 void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group,
                             int k) {
+  if (group.uniform) {
+    const SymbolModel model = symbol_model(class_byte, scale_offset_, group.token_class[0]);
+    if (level_ == 0 && model.depth < k) return;
+    const int generation = level_ == 0 ? rungs_ + model.depth - k : rungs_;
+    kernels().digits(ladder.at(generation, first), ladder.at(generation + 1, first), add_step());
+    steps_.push_back({&entropy_codes().encode_digits[model.shape][model.digit_scale(level_ == 0 ? k : model.depth + k)]});
+    return;
+  }
   MixedCodes mixed;
   uint8_t symbols[kLanes] = {};
   uint8_t of_run[kLanes];
@@ -169,12 +187,8 @@ void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t f
   }
   if (mixed.runs.count == 0) return;
   std::memcpy(add_step(), symbols, kLanes);
-  if (group.uniform) {
-    steps_.push_back({static_cast<const EncodeCode*>(mixed.code[0])});
-  } else {
-    steps_.push_back({nullptr, mixed_.size()});
-    mixed_.push_back(mixed);
-  }
+  steps_.push_back({nullptr, mixed_.size()});
+  mixed_.push_back(mixed);
 }
 
 int deepest_of(uint8_t class_byte, int scale_offset, const GroupClasses& group) {

@@ -91,7 +91,8 @@ std::vector<float> transform_sample(const PlaneStatistics& stats, const PlanePar
 // Rows of the KLT that are worth coding at this step.
 HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head) {
   const uint32_t dim = stats.head_dim;
-  const HeadMatrix full = quantize_matrix(stats.klt[head], dim, dim);
+  const std::vector<float> klt = klt_of(stats, head);
+  const HeadMatrix full = quantize_matrix(klt, dim, dim);
   const ForwardTransform forward(TransformKind::kMatrix, dim, &full);
   const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const double step = parameters.step[head] * kThirds[parameters.levels - 1];
@@ -107,19 +108,18 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
     }
     const double deviation = std::sqrt(squares / std::max(1u, stats.sample_tokens));
     if (deviation < kDropDeviation * step && largest < kDropLargest * static_cast<float>(step)) continue;
-    rows.insert(rows.end(), stats.klt[head].begin() + size_t{k} * dim, stats.klt[head].begin() + size_t{k + 1} * dim);
+    rows.insert(rows.end(), klt.begin() + size_t{k} * dim, klt.begin() + size_t{k + 1} * dim);
     ++live;
   }
   return quantize_matrix(rows, live, dim);
 }
 
-// Histograms of one head's sample at the finest step.
+// Histograms of one head's sample at the finest step. `components` [component][sample token], at least `count` of them.
 std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, const PlaneParameters& parameters,
-                                                  uint32_t head, const ForwardTransform& forward,
+                                                  uint32_t head, std::span<const float> components, uint32_t count,
                                                   std::span<const int8_t> token_classes) {
-  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  std::vector<ComponentHistogram> histograms(forward.components());
+  std::vector<ComponentHistogram> histograms(count);
   for (int token_class = kMinTokenClass; token_class <= kMaxTokenClass; ++token_class) {
     std::vector<uint32_t> of_class;
     for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
@@ -129,7 +129,7 @@ std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, 
     if (of_class.empty()) continue;
     const float inverse_step = 1.0f / step_of_class(step, token_class);
     std::vector<int32_t> q(of_class.size());
-    for (uint32_t k = 0; k < forward.components(); ++k) {
+    for (uint32_t k = 0; k < count; ++k) {
       for (size_t i = 0; i < of_class.size(); ++i) {
         const float scaled = components[size_t{k} * stats.sample_tokens + of_class[i]] * inverse_step;
         q[i] = std::fabs(scaled) < static_cast<float>(kMaxQuantized) ? quantize(scaled, 1.0f) : kMaxQuantized;
@@ -140,13 +140,15 @@ std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, 
   return histograms;
 }
 
-// Reference classes of all components, and the bits that the whole plane is expected to need.
-double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const int8_t> token_classes) {
+// Reference classes of all components, and the bits that the whole plane is expected to need. `sample` [head]: its
+// components.
+double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const std::vector<float>> sample,
+                   std::span<const int8_t> token_classes) {
   PlaneParameters& parameters = choice.parameters;
   std::vector<std::vector<ComponentHistogram>> histograms;
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(sample_histograms(stats, parameters, head, choice.forward[head], token_classes));
+    histograms.push_back(sample_histograms(stats, parameters, head, sample[head], choice.forward[head].components(), token_classes));
     for (const ComponentHistogram& histogram : histograms.back()) {
       largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
     }
@@ -182,11 +184,10 @@ PlaneShape plane_shape_of(const PlaneStatistics& stats) {
 // How many of the profile's components, from the first, are worth coding at this step: the others round to zero almost
 // always, in the sample's values as in what the context's mean has beside the profile's (`mean`, [component]).
 uint32_t live_components(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head,
-                         const ForwardTransform& forward, std::span<const float> mean,
+                         std::span<const float> components, std::span<const float> mean,
                          std::span<const int8_t> token_classes) {
-  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
   const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  for (uint32_t k = forward.components(); k > 0; --k) {
+  for (uint32_t k = static_cast<uint32_t>(mean.size()); k > 0; --k) {
     const float* of_component = &components[size_t{k - 1} * stats.sample_tokens];
     if (std::fabs(mean[k - 1]) > kDropDeviation * step) return k;
     uint32_t alive = 0;
@@ -219,13 +220,39 @@ ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters par
     choice.forward.emplace_back(transform, stats.head_dim, parameters.matrix(head));
   }
   choice.parameters = std::move(parameters);
-  choice.estimated_bits = set_classes(stats, choice, token_classes) + matrix_bits;
+  std::vector<std::vector<float>> sample;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    sample.push_back(transform_sample(stats, choice.parameters, head, choice.forward[head]));
+  }
+  choice.estimated_bits = set_classes(stats, choice, sample, token_classes) + matrix_bits;
   return choice;
 }
 
-// The profile's basis, named, not stored.
+// Whether the context is as the profile's texts were: its components take about as many bits as theirs would.
+bool resembles(const PlaneStatistics& stats, const ProfilePlane& profile, std::span<const std::vector<float>> sample,
+               double step) {
+  constexpr double kMostMore = 1.15;
+  double here = 0;
+  double there = 0;
+  const auto bits = [&](double variance) { return std::log2(1 + variance / (step * step)); };
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
+    for (uint32_t k = 0; k < stats.head_dim; ++k) {
+      double squares = 0;
+      for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
+        const double value = double{sample[head][size_t{k} * stats.sample_tokens + t]};
+        squares += value * value;
+      }
+      const double deviation = double{profile.deviation[size_t{head} * stats.head_dim + k]};
+      here += bits(squares / std::max(1u, stats.sample_tokens));
+      there += bits(deviation * deviation);
+    }
+  }
+  return here <= kMostMore * there;
+}
+
+// The profile's basis, named, not stored. `resembling` says whether other transforms are worth a look.
 ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane& profile,
-                             std::span<const int8_t> token_classes) {
+                             std::span<const int8_t> token_classes, bool& resembling) {
   const uint32_t dim = stats.head_dim;
   ParameterChoice choice;
   PlaneParameters& parameters = choice.parameters;
@@ -241,6 +268,7 @@ ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule,
   // for every token, so it does not average out in attention as rounding does.
   parameters.mean_exponent = -2 - static_cast<int>(std::ceil(std::log2(3.0) * (rule.levels - 1)));
   const float unit = std::ldexp(static_cast<float>(coarsest), parameters.mean_exponent);
+  std::vector<std::vector<float>> sample;  // [head][component][sample token]
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     const HeadMatrix& basis = profile.basis[head];
     const ForwardTransform forward(TransformKind::kProfile, dim, &basis);
@@ -251,16 +279,22 @@ ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule,
       offset[d] = static_cast<float>(stats.mean[c] - double{profile.mean[c]});
     }
     forward.apply(offset.data(), components.data());
-    const uint32_t live = live_components(stats, parameters, head, forward, components, token_classes);
+    sample.push_back(transform_sample(stats, parameters, head, forward));
+    const uint32_t live = live_components(stats, parameters, head, sample[head], components, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));
-    choice.forward.emplace_back(TransformKind::kProfile, dim, &basis, live);
+    choice.forward.push_back(forward.first_components(live));
     for (uint32_t k = 0; k < live; ++k) {
       const double quotient = std::clamp(double{components[k]} / double{unit}, -1e9, 1e9);
       parameters.mean.push_back(static_cast<int32_t>(std::lrint(quotient)));
+      // The mean that the decoder will add, taken out.
+      const float offset_of_k = static_cast<float>(parameters.mean.back()) * unit;
+      float* of_component = &sample[head][size_t{k} * stats.sample_tokens];
+      for (uint32_t t = 0; t < stats.sample_tokens; ++t) of_component[t] -= offset_of_k;
     }
   }
   if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) return lossless_choice();
-  choice.estimated_bits = set_classes(stats, choice, token_classes);
+  resembling = resembles(stats, profile, sample, rule.profile_step);
+  choice.estimated_bits = set_classes(stats, choice, sample, token_classes);
   return choice;
 }
 
@@ -318,15 +352,17 @@ ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& 
   if (!set_mean_for_basis(stats, bases, rule.profile_step, parameters)) return lossless_choice();
   double matrix_bits = 0;
   const std::vector<float> no_offset(dim, 0.0f);
+  std::vector<std::vector<float>> sample;  // [head][component][sample token]
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     const HeadMatrix& basis = bases[head];
     const ForwardTransform forward(TransformKind::kMatrix, dim, &basis);
-    const uint32_t live = live_components(stats, parameters, head, forward, no_offset, token_classes);
+    sample.push_back(transform_sample(stats, parameters, head, forward));
+    const uint32_t live = live_components(stats, parameters, head, sample[head], no_offset, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));
-    choice.forward.emplace_back(TransformKind::kMatrix, dim, &basis, live);
+    choice.forward.push_back(forward.first_components(live));
     matrix_bits += 8.0 * (dim + sizeof(float)) * live;
   }
-  choice.estimated_bits = set_classes(stats, choice, token_classes) + matrix_bits;
+  choice.estimated_bits = set_classes(stats, choice, sample, token_classes) + matrix_bits;
   return choice;
 }
 
@@ -348,9 +384,9 @@ ParameterChoice best_of_context(const PlaneStatistics& stats, const StepRule& ru
   if (transform == TransformChoice::kAuto || transform == TransformChoice::kHadamard) {
     candidates.push_back(TransformKind::kHadamard);
   }
-  if ((transform == TransformChoice::kAuto || transform == TransformChoice::kKlt) && !stats.klt.empty()) {
-    candidates.push_back(TransformKind::kMatrix);
-  }
+  // A basis of the context's own, if one is stored, is no worse than its KLT.
+  const bool with_klt = transform == TransformChoice::kKlt || (transform == TransformChoice::kAuto && !knowledge.store_basis);
+  if (with_klt && can_have_klt(stats)) candidates.push_back(TransformKind::kMatrix);
   if (candidates.empty()) candidates.push_back(TransformKind::kHadamard);  // a KLT was asked for and cannot be had
   ParameterChoice best = with_transform(stats, parameters, candidates[0], knowledge.token_classes);
   for (size_t i = 1; i < candidates.size(); ++i) {
@@ -370,10 +406,11 @@ ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& 
   if (!profiled || transform != TransformChoice::kAuto || low_rank > 0) {
     return best_of_context(stats, rule, known, transform, low_rank);
   }
+  bool resembling = false;
   ParameterChoice best = knowledge.store_basis
                              ? with_stored_basis(stats, rule, *knowledge.profile, knowledge.token_classes)
-                             : with_profile(stats, rule, *knowledge.profile, knowledge.token_classes);
-  if (best.parameters.lossless) return best;
+                             : with_profile(stats, rule, *knowledge.profile, knowledge.token_classes, resembling);
+  if (best.parameters.lossless || resembling) return best;
   ParameterChoice other = best_of_context(stats, rule, known, transform, low_rank);
   if (!other.parameters.lossless && other.estimated_bits < best.estimated_bits) best = std::move(other);
   return best;

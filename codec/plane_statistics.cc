@@ -35,7 +35,9 @@ std::vector<float> rows_of(const KvView& view, const Rope* rope, std::span<const
     load_rows(view, tokens[i], static_cast<uint32_t>(run), &rows[i * channels]);
     i += run;
   }
-  for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
+  if (!all_finite(rows.data(), rows.size())) {
+    for (float& value : rows) value = std::isfinite(value) ? value : 0.0f;
+  }
   if (rope == nullptr) return rows;
   for (const uint32_t token : tokens) of_rows.push_back(positions[token]);
   // The planes of a token set share their sample, so its sines are kept.
@@ -43,19 +45,40 @@ std::vector<float> rows_of(const KvView& view, const Rope* rope, std::span<const
   return rows;
 }
 
-std::vector<float> eigenvectors_of(const Eigen::MatrixXd& covariance) {
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(covariance);
+// (In f32: the rows will be int8, and what they are is inverted exactly.)
+std::vector<float> eigenvectors_of(const Eigen::MatrixXf& covariance) {
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXf> solver(covariance);
   const Eigen::Index n = covariance.rows();
   std::vector<float> rows(static_cast<size_t>(n * n));
   for (Eigen::Index k = 0; k < n; ++k) {
     for (Eigen::Index d = 0; d < n; ++d) {
-      rows[static_cast<size_t>(k * n + d)] = static_cast<float>(solver.eigenvectors()(d, n - 1 - k));
+      rows[static_cast<size_t>(k * n + d)] = solver.eigenvectors()(d, n - 1 - k);
     }
   }
   return rows;
 }
 
+// Of rows less their mean.
+std::vector<float> klt_of_rows(const RowMatrix& centred) {
+  Eigen::MatrixXf outer = Eigen::MatrixXf::Zero(centred.cols(), centred.cols());
+  outer.selfadjointView<Eigen::Lower>().rankUpdate(centred.transpose());
+  return eigenvectors_of(outer / static_cast<float>(centred.rows()));
+}
+
 }  // namespace
+
+bool can_have_klt(const PlaneStatistics& stats) {
+  return stats.head_dim <= kMaxKltDim && stats.sample_tokens >= stats.head_dim;
+}
+
+std::vector<float> klt_of(const PlaneStatistics& stats, uint32_t head) {
+  if (!stats.klt.empty()) return stats.klt[head];
+  const uint32_t channels = stats.kv_heads * stats.head_dim;
+  const Eigen::Index first = Eigen::Index{head} * stats.head_dim;
+  const Eigen::Map<const RowMatrix> sample(stats.sample.data(), stats.sample_tokens, channels);
+  const Eigen::Map<const Eigen::RowVectorXd> mean(&stats.mean[static_cast<size_t>(first)], stats.head_dim);
+  return klt_of_rows((sample.middleCols(first, stats.head_dim).cast<double>().rowwise() - mean).cast<float>());
+}
 
 PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<const int32_t> positions,
                               std::span<const uint32_t> sinks, bool with_klt) {
@@ -75,8 +98,10 @@ PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<co
   stats.deviation.assign(view.kv_heads, 0.0);
   stats.mean.assign(channels, 0.0);
   if (count > 0) {
-    Eigen::Map<Eigen::RowVectorXd>(stats.mean.data(), channels) =
-        all.cast<double>().colwise().sum() / static_cast<double>(count);
+    for (size_t i = 0; i < rows.size(); i += channels) {
+      for (uint32_t c = 0; c < channels; ++c) stats.mean[c] += double{rows[i + c]};
+    }
+    for (double& mean : stats.mean) mean /= static_cast<double>(count);
   }
   for (uint32_t head = 0; head < view.kv_heads && count > 0; ++head) {
     const Eigen::Map<const Eigen::RowVectorXd> mean(&stats.mean[size_t{head} * dim], dim);
@@ -85,9 +110,7 @@ PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<co
         (all.middleCols(Eigen::Index{head} * dim, dim).cast<double>().rowwise() - mean).cast<float>();
     stats.deviation[head] = std::sqrt(double{centred.squaredNorm()} / static_cast<double>(count) / dim);
     if (!with_klt) continue;
-    Eigen::MatrixXf outer = Eigen::MatrixXf::Zero(dim, dim);
-    outer.selfadjointView<Eigen::Lower>().rankUpdate(centred.transpose());
-    stats.klt.push_back(eigenvectors_of(outer.cast<double>() / static_cast<double>(count)));
+    stats.klt.push_back(klt_of_rows(centred));
   }
   // The sample for costs: every n-th of these.
   const size_t every = (measured.size() + kSampleTokens - 1) / kSampleTokens;

@@ -23,8 +23,7 @@ struct PlaneStatistics {
   uint64_t tokens = 0;            // of the view, sinks left out
   std::vector<double> mean;       // [channel], RoPE undone, values that are not finite counted as zero
   std::vector<double> deviation;  // [kv_head] root mean square of the values minus their means
-  // [kv_head] eigenvectors of the covariance, rows [component][head_dim], largest first; empty if head_dim is too large
-  // or there are too few tokens.
+  // [kv_head] as klt_of gives them; empty if they were not asked for, head_dim is too large or tokens are too few.
   std::vector<std::vector<float>> klt;
   std::vector<float> sample;  // [sample token][channel], RoPE undone, mean not removed
   uint32_t sample_tokens = 0;
@@ -35,6 +34,11 @@ struct PlaneStatistics {
 // `sinks`: tokens of the plane to leave out, ascending.
 PlaneStatistics measure_plane(const KvView& view, const Rope* rope, std::span<const int32_t> positions,
                               std::span<const uint32_t> sinks, bool with_klt);
+
+// The KLT of one head: eigenvectors of its covariance, rows [component][head_dim], largest first. From the sample, if
+// measure_plane was not asked for it.
+std::vector<float> klt_of(const PlaneStatistics& stats, uint32_t head);
+bool can_have_klt(const PlaneStatistics& stats);
 
 // Euclidean norm of every token's values, [token].
 std::vector<float> token_norms(const KvView& view);

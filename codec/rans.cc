@@ -33,7 +33,7 @@ void set_encode_symbol(EncodeCode& code, int index, uint32_t frequency, uint32_t
 // In-order walk: node `at` splits the symbols [first, first + count).
 void fill_heap(const uint32_t* start, int at, int first, int count, uint8_t* heap) {
   if (count == 1) return;
-  heap[at] = flipped(start[first + count / 2]);
+  heap[(at + 1) % 16] = flipped(start[first + count / 2]);
   fill_heap(start, 2 * at, first, count / 2, heap);
   fill_heap(start, 2 * at + 1, first + count / 2, count / 2, heap);
 }
@@ -46,12 +46,13 @@ SymbolCode make_symbol_code(const uint8_t frequency[16]) {
   uint32_t sum = 0;
   for (int i = 0; i < 16; ++i) {
     start[i] = sum;
-    code.frequency[i] = frequency[i];
-    code.start[i] = static_cast<uint8_t>(sum);
+    code.frequency[(kFirstLeaf + i) % 16] = frequency[i];
+    code.start[(kFirstLeaf + i) % 16] = static_cast<uint8_t>(sum);
     sum += frequency[i];
   }
   assert(sum == 256 && frequency[15] > 0);
   fill_heap(start, 1, 0, 16, code.heap);
+  code.root = 0x01010101u * code.heap[2];
   return code;
 }
 

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "formats/bytes.h"
@@ -26,13 +27,17 @@ inline constexpr uint32_t kAllLanes = 0xffffffffu;
 inline constexpr int16_t kEscapeSymbol = 8;  // what a decoder's step leaves where an escape belongs
 inline constexpr int kDigitContext = 4;      // a digit's index in its code: 4 (parent is not zero) + r + 1
 
-// Sixteen symbols as a search tree: heap[1] is the root, node i's children are 2 i and 2 i + 1, and a slot goes right
-// if it is not below the node's value. Values are stored with their top bit flipped, for signed comparisons.
+// Sixteen symbols as a search tree: node 1 is the root, node i's children are 2 i and 2 i + 1, and a slot goes right if
+// it is not below the node's value; symbol i is leaf 16 + i. Everything about node or leaf i stands at (i + 1) % 16: a
+// step down is then 2 x place - (slot is below). Values are stored with their top bit flipped, for signed comparisons;
+// the root's value stands apart too, four times.
 struct alignas(16) SymbolCode {
   uint8_t heap[16];
   uint8_t frequency[16];
   uint8_t start[16];
+  uint32_t root;
 };
+inline constexpr int kFirstLeaf = 17;  // the place of symbol 0, before % 16
 
 // Three digits in two contexts. The thresholds stand at 0 and kDigitContext, top bit flipped; the others by index.
 struct alignas(16) DigitCode {
@@ -106,5 +111,12 @@ struct alignas(64) RansReader {
  private:
   const uint8_t* end_ = nullptr;
 };
+
+// What is left to do on one stream.
+struct RansWork {
+  RansReader* reader = nullptr;
+  std::span<const RansStep> steps;
+};
+inline constexpr size_t kMostStreams = 4;
 
 }  // namespace kvpack

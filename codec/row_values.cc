@@ -2,8 +2,8 @@
 #include "codec/row_values.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "codec/kernels.h"
@@ -22,10 +22,15 @@ Scratch& scratch() {
   return kept;
 }
 
-// A file's values may begin at an odd byte, so they are copied first.
+// A file's values may begin at an odd byte; then they are copied first.
 void load_token(const KvView& view, uint32_t token, Scratch& use, float* out) {
   const auto convert = view.dtype == DType::kF16 ? kernels().from_f16 : kernels().from_bf16;
   const std::byte* row = view.data + view.row_of(token) * view.token_stride;
+  const bool together = view.head_stride == view.head_dim * sizeof(uint16_t) || view.kv_heads == 1;
+  if (together && reinterpret_cast<uintptr_t>(row) % alignof(uint16_t) == 0) {
+    convert(reinterpret_cast<const uint16_t*>(row), view.channels(), out);
+    return;
+  }
   for (uint32_t head = 0; head < view.kv_heads; ++head) {
     std::memcpy(&use.halves[size_t{head} * view.head_dim], row + head * view.head_stride,
                 view.head_dim * sizeof(uint16_t));
@@ -81,9 +86,15 @@ void load_rows(const KvView& view, uint32_t first, uint32_t count, float* out) {
 }
 
 bool all_finite(const float* values, size_t count) {
-  uint32_t largest = 0;
-  for (size_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(values[i]) << 1);
-  return largest < 0xff000000u;
+  // 0 times anything else is not 0.
+  constexpr size_t kChains = 16;
+  float sum[kChains] = {};
+  size_t i = 0;
+  for (; i + kChains <= count; i += kChains) {
+    for (size_t k = 0; k < kChains; ++k) sum[k] += values[i + k] * 0.0f;
+  }
+  for (; i < count; ++i) sum[0] += values[i] * 0.0f;
+  return std::all_of(std::begin(sum), std::end(sum), [](float zero) { return zero == 0; });
 }
 
 }  // namespace kvpack

@@ -59,14 +59,15 @@ Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, 
 // Decodes up to levels.size() levels into `rows` (any type; positions.size() tokens). Errors: corrupt, truncated.
 Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows);
 
-// The same for two tiles, whose entropy coders run in lockstep; faster than one after the other. `b_follows_a`: b may
-// take its token classes from a, the key tile of its layer and chunk.
+// The same for up to kTilesTogether tiles, whose entropy coders run in lockstep; faster than one after the other. [job]
 struct TileJob {
   const TileContext& context;
   std::span<const ByteSpan> levels;
   MutableKvView rows;
+  const TileJob* key = nullptr;  // a job before this one, the key tile that it may take its token classes from
 };
-std::array<Status, 2> decode_two_tiles(const TileJob& a, const TileJob& b, bool b_follows_a);
+inline constexpr size_t kTilesTogether = 4;
+std::array<Status, kTilesTogether> decode_tiles(std::span<const TileJob> jobs);
 
 enum class TileMode : uint8_t { kRaw = 0, kLossless = 1, kQuantized = 2 };
 

@@ -164,17 +164,9 @@ Status open_tile(const TileJob& job, std::span<const int8_t> key_classes, TileDe
   return {};
 }
 
-Status decode_groups(const TileJob& job, TileDecoder& decoder, uint32_t first) {
-  for (uint32_t group = first; group < decoder.symbols.groups() && !decoder.symbols.wide(); ++group) {
-    KVPACK_RETURN_IF_ERROR(decoder.symbols.decode_group(group));
-    if (!decoder.symbols.wide()) decoder.rows.put_group(decoder.symbols, group);
-  }
-  return decoder.finish(job);
-}
-
-TileDecoder& thread_decoder(int which) {
-  thread_local std::array<TileDecoder, 2> decoders;
-  return decoders[static_cast<size_t>(which)];
+TileDecoder& thread_decoder(size_t which) {
+  thread_local std::array<TileDecoder, kTilesTogether> decoders;
+  return decoders[which];
 }
 
 }  // namespace
@@ -189,34 +181,42 @@ Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, 
 
 Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels, const MutableKvView& rows) {
   const TileJob job{context, levels, rows};
-  TileDecoder& decoder = thread_decoder(0);
-  bool quantized = false;
-  KVPACK_RETURN_IF_ERROR(open_tile(job, context.key_classes, decoder, quantized));
-  return quantized ? decode_groups(job, decoder, 0) : Status();
+  return std::move(decode_tiles({&job, 1})[0]);
 }
 
-std::array<Status, 2> decode_two_tiles(const TileJob& a, const TileJob& b, bool b_follows_a) {
-  std::array<Status, 2> status;
-  TileDecoder& first = thread_decoder(0);
-  TileDecoder& second = thread_decoder(1);
-  bool first_quantized = false;
-  bool second_quantized = false;
-  status[0] = open_tile(a, a.context.key_classes, first, first_quantized);
-  const bool key_has_classes = b_follows_a && first_quantized;
-  status[1] = open_tile(b, key_has_classes ? std::span<const int8_t>(first.head.classes.classes) : b.context.key_classes,
-                        second, second_quantized);
-  uint32_t group = 0;
-  if (first_quantized && second_quantized) {
-    const uint32_t both = std::min(first.symbols.groups(), second.symbols.groups());
-    for (; group < both && !first.symbols.wide() && !second.symbols.wide(); ++group) {
-      status = TileSymbols::decode_group_of_two(first.symbols, second.symbols, group);
-      if (!status[0].ok() || !status[1].ok()) return status;
-      if (!first.symbols.wide()) first.rows.put_group(first.symbols, group);
-      if (!second.symbols.wide()) second.rows.put_group(second.symbols, group);
+std::array<Status, kTilesTogether> decode_tiles(std::span<const TileJob> jobs) {
+  assert(jobs.size() <= kTilesTogether);
+  std::array<Status, kTilesTogether> status;
+  std::array<bool, kTilesTogether> quantized{};
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    std::span<const int8_t> key_classes = jobs[j].context.key_classes;
+    if (jobs[j].key != nullptr) {
+      const size_t key = static_cast<size_t>(jobs[j].key - jobs.data());
+      assert(key < j);
+      if (quantized[key]) key_classes = thread_decoder(key).head.classes.classes;
+    }
+    status[j] = open_tile(jobs[j], key_classes, thread_decoder(j), quantized[j]);
+  }
+  for (uint32_t group = 0;; ++group) {
+    std::array<TileSymbols*, kTilesTogether> symbols;
+    std::array<size_t, kTilesTogether> job_of;
+    size_t count = 0;
+    for (size_t j = 0; j < jobs.size(); ++j) {
+      TileSymbols& of = thread_decoder(j).symbols;
+      if (!quantized[j] || !status[j].ok() || of.wide() || group >= of.groups()) continue;
+      symbols[count] = &of;
+      job_of[count++] = j;
+    }
+    if (count == 0) break;
+    auto decoded = TileSymbols::decode_group_of(std::span(symbols).first(count), group);
+    for (size_t i = 0; i < count; ++i) {
+      status[job_of[i]] = std::move(decoded[i]);
+      if (status[job_of[i]].ok() && !symbols[i]->wide()) thread_decoder(job_of[i]).rows.put_group(*symbols[i], group);
     }
   }
-  if (first_quantized) status[0] = decode_groups(a, first, group);
-  if (second_quantized) status[1] = decode_groups(b, second, group);
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    if (quantized[j] && status[j].ok()) status[j] = thread_decoder(j).finish(jobs[j]);
+  }
   return status;
 }
 

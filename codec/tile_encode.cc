@@ -50,12 +50,12 @@ ExactTokens take_sinks(const TileInput& input) {
 }
 
 // Sinks become zero: they are stored aside and would only disturb the symbols' statistics.
-void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<float> rows) {
+void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, std::span<const float> from,
+                   std::span<float> rows) {
   const uint32_t channels = context.shape.channels();
   const float* mean = context.parameters.mean_values.data();
   for (size_t first = 0; first < rows.size(); first += channels) {
-    float* row = &rows[first];
-    for (uint32_t c = 0; c < channels; ++c) row[c] -= mean[c];
+    for (uint32_t c = 0; c < channels; ++c) rows[first + c] = from[first + c] - mean[c];
   }
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
@@ -87,8 +87,13 @@ bool transform_and_quantize(const TileContext& context, std::span<const ForwardT
       }
       kernels().columns(of_lane, shape.head_dim, values.data());
       transform.apply_to_group(values.data(), components.data());
-      if (!kernels().quantize(components.data(), transform.components(), inverse_step, q.data(), kLanes)) return false;
-      for (uint32_t k = 0; k < transform.components(); ++k) {
+      const bool whole = lanes == kLanes;
+      int32_t* into = whole && transform.components() > 0 ? &tile.values(first_component)[first] : q.data();
+      if (!kernels().quantize(components.data(), transform.components(), inverse_step, into,
+                              whole ? tile.tokens : kLanes)) {
+        return false;
+      }
+      for (uint32_t k = 0; k < transform.components() && !whole; ++k) {
         std::copy_n(&q[size_t{k} * kLanes], lanes, &tile.values(first_component + k)[first]);
       }
     }
@@ -97,40 +102,31 @@ bool transform_and_quantize(const TileContext& context, std::span<const ForwardT
   return true;
 }
 
-// sum += (a - b)^2 and the largest |a - b|, over one row. In f32, 16 chains side by side, unless that overflows.
-void add_row_error(const float* a, const float* b, size_t count, LevelDistortion& distortion) {
-  constexpr size_t kChains = 16;
-  float sum[kChains] = {};
-  float largest[kChains] = {};
-  size_t i = 0;
-  for (; i + kChains <= count; i += kChains) {
-    for (size_t k = 0; k < kChains; ++k) {
-      const float error = a[i + k] - b[i + k];
-      const float size = error < 0 ? -error : error;
-      sum[k] += error * error;
-      largest[k] = size > largest[k] ? size : largest[k];
+// Adds squares and sizes of a - b. In f32, many chains side by side, unless that overflows.
+void add_errors(const float* a, const float* b, size_t count, LevelDistortion& distortion) {
+  constexpr size_t kBlock = 8192;  // longer sums would lose digits
+  for (size_t first = 0; first < count; first += kBlock) {
+    const size_t end = std::min(count, first + kBlock);
+    float sum[kErrorChains] = {};
+    float largest[kErrorChains] = {};
+    kernels().errors(a + first, b + first, end - first, sum, largest);
+    double squares = 0;
+    for (const float of_chain : sum) squares += double{of_chain};
+    if (!std::isfinite(squares)) {
+      squares = 0;
+      for (size_t i = first; i < end; ++i) squares += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
     }
+    distortion.squared_error += squares;
+    for (const float of_chain : largest) distortion.max_error = std::max(distortion.max_error, double{of_chain});
   }
-  for (; i < count; ++i) {
-    const float error = a[i] - b[i];
-    sum[0] += error * error;
-    largest[0] = std::max(largest[0], std::fabs(error));
-  }
-  double squares = 0;
-  for (const float of_chain : sum) squares += double{of_chain};
-  if (!std::isfinite(squares)) {
-    squares = 0;
-    for (i = 0; i < count; ++i) squares += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
-  }
-  distortion.squared_error += squares;
-  for (const float of_chain : largest) distortion.max_error = std::max(distortion.max_error, double{of_chain});
 }
 
-double sum_of_squares(std::span<const float> values, uint32_t channels) {
-  const std::vector<float> zeros(channels, 0.0f);
+double sum_of_squares(std::span<const float> values) {
+  constexpr size_t kBlock = 8192;
+  static constexpr float kZeros[kBlock] = {};
   LevelDistortion squares;
-  for (size_t first = 0; first < values.size(); first += channels) {
-    add_row_error(&values[first], zeros.data(), channels, squares);
+  for (size_t first = 0; first < values.size(); first += kBlock) {
+    add_errors(&values[first], kZeros, std::min(kBlock, values.size() - first), squares);
   }
   return squares.squared_error;
 }
@@ -165,15 +161,10 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
     decoder.finish();
     load_rows(rows, 0, tile.tokens, decoded.data());
     for (const uint32_t index : exact_values.index) decoded[index] = 0;
-    auto sink = input.sinks.begin();
-    for (uint32_t token = 0; token < tile.tokens; ++token) {
-      if (sink != input.sinks.end() && *sink == token) {
-        ++sink;
-        continue;
-      }
-      const size_t at = size_t{token} * channels;
-      add_row_error(&decoded[at], &original[at], channels, encoded.distortion[level]);
+    for (const uint32_t token : input.sinks) {
+      std::copy_n(&original[size_t{token} * channels], channels, &decoded[size_t{token} * channels]);
     }
+    add_errors(decoded.data(), original.data(), decoded.size(), encoded.distortion[level]);
     if (level == 0) break;
     kernels().parents(tile.q.data(), tile.q.size(), parents.data());
     std::swap(tile.q, parents);
@@ -188,11 +179,13 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
   EncodedTile encoded;
   thread_local std::vector<float> rows;
-  rows.assign(original.begin(), original.end());
+  rows.resize(original.size());
   const ExactTokens exact_tokens = take_sinks(input);
-  if (context.rope != nullptr)
+  if (context.rope != nullptr) {
+    std::copy(original.begin(), original.end(), rows.begin());
     cached_rotation(*context.rope, context.positions).undo(rows, shape.kv_heads, shape.head_dim);
-  subtract_mean(context, input.sinks, rows);
+  }
+  subtract_mean(context, input.sinks, context.rope != nullptr ? rows : original, rows);
   LowRankFactors low_rank;
   if (parameters.low_rank > 0) {
     low_rank = fit_low_rank(rows, tokens, shape.channels(), parameters.low_rank);
@@ -250,7 +243,7 @@ Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& inp
     KVPACK_ASSIGN_OR_RETURN(tile, encode_exact(context, input));
     if (measure) tile.distortion.resize(tile.levels.size());
   }
-  if (measure) tile.squared_values = sum_of_squares(original, context.shape.channels());
+  if (measure) tile.squared_values = sum_of_squares(original);
   return tile;
 }
 

@@ -20,6 +20,8 @@ void TileRows::open(const TileContext& context, uint32_t level, std::span<const 
   out_ = rows;
   level_ = level;
   direct_ = low_rank.rank == 0 && !dtype_is_quantized(rows.dtype) && rows.hadamard_block == 0;
+  plain_ = direct_ && context.parameters.transform == TransformKind::kNone && rotation_ == nullptr &&
+           rows.dtype != DType::kF32 && rows.channel_stride == sizeof(uint16_t);
   heads_.resize(shape.kv_heads);
   units_.resize(size_t{shape.head_dim} * kLanes);
   rows_.resize(size_t{shape.head_dim} * kLanes);
@@ -83,18 +85,25 @@ void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
 
 void TileRows::gather(const QuantizedTile& tile, uint32_t head, uint32_t group) {
   const Head& of = heads_[head];
+  const bool sparse = has_matrix(context_->parameters.transform);
   const uint32_t first = group * kLanes;
   const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
-  weights_now_ = of.weights;
+  weights_now_.clear();
+  float* units = units_.data();
   for (size_t i = 0; i < of.live.size(); ++i) {
     const int32_t* values = &tile.values(of.first_component + of.live[i])[first];
-    float* units = &units_[i * kLanes];
+    int32_t any = 0;
+    for (uint32_t lane = 0; lane < lanes; ++lane) any |= values[lane];
+    if (sparse && any == 0) continue;
+    if (sparse) weights_now_.push_back(of.weights[i]);
     for (uint32_t lane = 0; lane < lanes; ++lane) units[lane] = static_cast<float>(values[lane]);
+    units += kLanes;
   }
 }
 
 void TileRows::put_group(const TileSymbols& symbols, uint32_t group) {
   for (uint32_t head = 0; head < heads_.size(); ++head) {
+    if (plain_ && store_plain(symbols, head, group)) continue;
     gather(symbols, head);
     put_head(head, group);
   }
@@ -107,15 +116,43 @@ void TileRows::put_group(const QuantizedTile& tile, uint32_t group) {
   }
 }
 
-void TileRows::put_head(uint32_t head, uint32_t group) {
-  const Head& of = heads_[head];
-  const uint32_t dim = context_->shape.head_dim;
+// The slots of `group` that exist, and the scales of all 32, zero beyond them.
+uint32_t TileRows::scales_of(uint32_t head, uint32_t group, float* scale) const {
   const uint32_t first = group * kLanes;
   const uint32_t lanes = std::min<uint32_t>(kLanes, static_cast<uint32_t>(context_->positions.size()) - first);
-  float scale[kLanes] = {};
-  for (uint32_t lane = 0; lane < lanes; ++lane) {
-    scale[lane] = step_of_class(of.step, order_[head].token_class[first + lane]);
+  const int8_t* classes = &order_[head].token_class[first];
+  if (lanes == kLanes && std::all_of(classes, classes + kLanes, [&](int8_t c) { return c == classes[0]; })) {
+    std::fill_n(scale, kLanes, step_of_class(heads_[head].step, classes[0]));
+    return lanes;
   }
+  std::fill_n(scale, kLanes, 0.0f);
+  for (uint32_t lane = 0; lane < lanes; ++lane) scale[lane] = step_of_class(heads_[head].step, classes[lane]);
+  return lanes;
+}
+
+// Symbols to stored halves in one step. False, and nothing is done, if the rows do not lie at whole u16.
+bool TileRows::store_plain(const TileSymbols& symbols, uint32_t head, uint32_t group) {
+  const uint32_t dim = context_->shape.head_dim;
+  float scale[kLanes];
+  const uint32_t lanes = scales_of(head, group, scale);
+  const uint32_t* tokens = &order_[head].token[size_t{group} * kLanes];
+  std::array<uint16_t*, kLanes> rows;
+  rows.fill(halves_.data());  // for lanes that do not exist
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    std::byte* row = out_.data + head * out_.head_stride + out_.row_of(tokens[lane]) * out_.token_stride;
+    if (reinterpret_cast<uintptr_t>(row) % alignof(uint16_t) != 0) return false;
+    rows[lane] = reinterpret_cast<uint16_t*>(row);
+  }
+  const auto convert = out_.dtype == DType::kF16 ? kernels().none_to_f16 : kernels().none_to_bf16;
+  convert(symbols.values(heads_[head].first_component), dim, scale, &mean_[size_t{head} * dim], rows.data());
+  return true;
+}
+
+void TileRows::put_head(uint32_t head, uint32_t group) {
+  const uint32_t dim = context_->shape.head_dim;
+  const uint32_t first = group * kLanes;
+  float scale[kLanes];
+  const uint32_t lanes = scales_of(head, group, scale);
   const float* mean = &mean_[size_t{head} * dim];
   if (has_matrix(context_->parameters.transform)) {
     kernels().inverse_matrix(units_.data(), weights_now_.data(), weights_now_.size(), dim, scale, mean, rows_.data());

@@ -41,6 +41,8 @@ class TileRows {
   void open_head(uint32_t head, std::span<const uint8_t> classes);
   // units_ holds the components of weights_now_, or all channels, [component][32].
   void put_head(uint32_t head, uint32_t group);
+  uint32_t scales_of(uint32_t head, uint32_t group, float* scale) const;
+  bool store_plain(const TileSymbols& symbols, uint32_t head, uint32_t group);
   void gather(const TileSymbols& symbols, uint32_t head);
   void gather(const QuantizedTile& tile, uint32_t head, uint32_t group);
   void store_rows(uint32_t head, std::span<const uint32_t> tokens);
@@ -52,6 +54,7 @@ class TileRows {
   MutableKvView out_;
   uint32_t level_ = 0;
   bool direct_ = false;  // rows go to out_ at once, not by way of all_rows_
+  bool plain_ = false;   // nothing to do but scale, offset and round to 16 bits
   std::vector<Head> heads_;
   std::vector<float> weights_;  // [component over all heads][head_dim], matrix only
   std::vector<float> mean_;     // [channel]

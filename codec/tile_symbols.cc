@@ -65,8 +65,15 @@ Status TileSymbols::read_classes(ByteReader& in, uint32_t level) {
   ClassReader classes(codes);
   for (size_t c = 0; c < class_of_.size(); ++c) {
     if (class_of_[c] != kDeadClass) continue;
-    KVPACK_ASSIGN_OR_RETURN(class_of_[c], classes.next(parameters_->classes[head_of_[c]][index_of_[c]]));
-    if (class_of_[c] != kDeadClass) first_level_[c] = static_cast<uint8_t>(level);
+    const uint8_t reference = parameters_->classes[head_of_[c]][index_of_[c]];
+    if (classes.take_reference()) {
+      class_of_[c] = reference;
+    } else {
+      KVPACK_ASSIGN_OR_RETURN(class_of_[c], classes.next(reference));
+    }
+    if (class_of_[c] == kDeadClass) continue;
+    first_level_[c] = static_cast<uint8_t>(level);
+    if (level > 0) late_.push_back(static_cast<uint32_t>(c));
   }
   return classes.finish();
 }
@@ -93,6 +100,9 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   models_of_.assign(shape.kv_heads, 0);
   class_of_.assign(head_of_.size(), kDeadClass);
   first_level_.assign(head_of_.size(), 0);
+  late_.clear();
+  most_.assign(head_of_.size(), INT16_MAX);
+  above_.resize(head_of_.size());
   values_.assign(head_of_.size() * kLanes, 0);
   heads_.assign(shape.kv_heads, {});
   escapes_ = ByteReader(ByteSpan());
@@ -117,9 +127,10 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
     const std::vector<int8_t>& classes = order_[head].token_class;
     const int largest = *std::max_element(classes.begin(), classes.end());
-    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
-      if (class_of_[c] == kDeadClass) continue;
-      deepest = std::max(deepest, symbol_model(class_of_[c], parameters.scale_offset, largest).depth);
+    uint8_t widest = kDeadClass;  // scales rise with the class byte
+    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) widest = std::max(widest, class_of_[c]);
+    if (widest != kDeadClass) {
+      deepest = std::max(deepest, symbol_model(widest, parameters.scale_offset, largest).depth);
     }
   }
   wide_ = deepest + static_cast<int>(levels_) - 1 > kMostDigits;
@@ -169,9 +180,11 @@ void TileSymbols::add_steps(uint32_t level, uint32_t component) {
   const GroupClasses& group = heads_[head_of_[component]];
   int16_t* values = &values_[size_t{component} * kLanes];
   int deepest = 0;
+  int32_t most = INT16_MAX;
   if (group.uniform) {
     const SymbolModel& of = model(component, group.token_class[0]);
     deepest = of.depth;
+    most = largest_symbol_with(of);
     level_[0].steps.push_back({StepKind::kSymbol, &codes.symbols[of.shape][of.scale], nullptr, values});
   } else {
     MixedCodes& mixed = mixed_.emplace_back();
@@ -180,9 +193,11 @@ void TileSymbols::add_steps(uint32_t level, uint32_t component) {
       const SymbolModel& of = model(component, group.token_class[run]);
       mixed.code[run] = &codes.symbols[of.shape][of.scale];
       deepest = std::max(deepest, of.depth);
+      most = std::min(most, largest_symbol_with(of));
     }
     level_[0].steps.push_back({StepKind::kSymbol, mixed.code.data(), &mixed.runs, values});
   }
+  most_[component] = static_cast<int16_t>(most);
   for (int k = 1; k <= deepest; ++k) add_digits(0, component, k, true);
 }
 
@@ -195,9 +210,7 @@ void TileSymbols::prepare_group(uint32_t group) {
     prepare_models(static_cast<uint32_t>(head), classes);
   }
   // Digits refine what stands there: components that only later levels code start at zero in every group.
-  for (size_t c = 0; c < class_of_.size() && levels_ > 1; ++c) {
-    if (first_level_[c] > 0) std::fill_n(&values_[c * kLanes], kLanes, int16_t{0});
-  }
+  for (const uint32_t c : late_) std::fill_n(&values_[size_t{c} * kLanes], kLanes, int16_t{0});
   if (same) return;
   mixed_.clear();
   mixed_.reserve(class_of_.size() * (kMostDigits + 1 + levels_));  // steps point into it
@@ -210,15 +223,11 @@ void TileSymbols::prepare_group(uint32_t group) {
 }
 
 Status TileSymbols::patch_escapes() {
+  kernels().rows_above(values_.data(), most_.size(), most_.data(), above_.data());
   for (uint32_t c = 0; c < class_of_.size(); ++c) {
-    if (class_of_[c] == kDeadClass || first_level_[c] > 0) continue;
+    if (above_[c] == 0) continue;
     int16_t* values = &values_[size_t{c} * kLanes];
-    int16_t largest = 0;
-    for (int lane = 0; lane < kLanes; ++lane) largest = values[lane] > largest ? values[lane] : largest;
     const GroupClasses& group = heads_[head_of_[c]];
-    if (largest < kEscapeSymbol || (group.uniform && largest <= largest_symbol_with(model(c, group.token_class[0])))) {
-      continue;
-    }
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
@@ -242,35 +251,28 @@ Status TileSymbols::patch_escapes() {
 }
 
 Status TileSymbols::decode_group(uint32_t group) {
-  prepare_group(group);
-  for (uint32_t level = 0; level < levels_; ++level) {
-    if (!level_[level].coded) continue;
-    const bool escaped = kernels().decode_steps(level_[level].rans, level_[level].steps);
-    if (escaped) KVPACK_RETURN_IF_ERROR(patch_escapes());
-    if (wide_) return {};
-  }
-  return {};
+  TileSymbols* const tiles[] = {this};
+  return std::move(decode_group_of(tiles, group)[0]);
 }
 
-std::array<Status, 2> TileSymbols::decode_group_of_two(TileSymbols& a, TileSymbols& b, uint32_t group) {
-  a.prepare_group(group);
-  b.prepare_group(group);
-  std::array<Status, 2> status;
-  for (uint32_t level = 0; level < std::max(a.levels_, b.levels_); ++level) {
-    // A level that is absent or empty has no steps.
-    Level& first = a.level_[level];
-    Level& second = b.level_[level];
-    const bool both = level < a.levels_ && level < b.levels_ && first.coded && second.coded;
-    bool escaped = false;
-    if (both) {
-      escaped = kernels().decode_two(first.rans, first.steps, second.rans, second.steps);
-    } else {
-      if (level < a.levels_ && first.coded) escaped = kernels().decode_steps(first.rans, first.steps);
-      if (level < b.levels_ && second.coded) escaped |= kernels().decode_steps(second.rans, second.steps);
+std::array<Status, kMostStreams> TileSymbols::decode_group_of(std::span<TileSymbols* const> tiles, uint32_t group) {
+  std::array<Status, kMostStreams> status;
+  uint32_t levels = 0;
+  for (TileSymbols* tile : tiles) {
+    tile->prepare_group(group);
+    levels = std::max(levels, tile->levels_);
+  }
+  for (uint32_t n = 0; n < levels; ++n) {
+    std::array<RansWork, kMostStreams> work;
+    size_t coded = 0;
+    for (TileSymbols* tile : tiles) {
+      if (n >= tile->levels_ || !tile->level_[n].coded) continue;
+      work[coded++] = {&tile->level_[n].rans, tile->level_[n].steps};
     }
-    if (!escaped) continue;
-    if (status[0].ok() && !a.wide_) status[0] = a.patch_escapes();
-    if (status[1].ok() && !b.wide_) status[1] = b.patch_escapes();
+    if (!kernels().decode_together(std::span(work).first(coded))) continue;
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      if (status[i].ok() && !tiles[i]->wide_) status[i] = tiles[i]->patch_escapes();
+    }
   }
   return status;
 }

@@ -35,8 +35,8 @@ class TileSymbols {
   bool wide() const { return wide_; }
   // Fills values() with the slots of group `group`. Groups come in order.
   Status decode_group(uint32_t group);
-  // The same for two tiles in lockstep. `status[0]` is a's.
-  static std::array<Status, 2> decode_group_of_two(TileSymbols& a, TileSymbols& b, uint32_t group);
+  // The same for up to kMostStreams tiles in lockstep, each of which has that group. [tile]
+  static std::array<Status, kMostStreams> decode_group_of(std::span<TileSymbols* const> tiles, uint32_t group);
   // Corrupt unless everything was used.
   Status finish() const;
 
@@ -79,12 +79,16 @@ class TileSymbols {
   std::vector<uint32_t> index_of_;    // [component] within its head
   std::vector<uint8_t> class_of_;     // [component]
   std::vector<uint8_t> first_level_;  // [component] where it comes to life
+  std::vector<uint32_t> late_;        // components that come to life above level 0
   std::vector<SymbolModel> models_;   // [component][token class], those in use
   std::vector<uint32_t> head_begin_;  // [head + 1] components
   std::vector<uint8_t> models_of_;    // [head] bit per token class whose models are there
   std::vector<GroupClasses> heads_;   // [head] of the current steps
   std::vector<MixedCodes> mixed_;
   std::vector<int16_t> values_;  // [component][32]
+  // Of the current steps: the largest value of a component that is no escape in any lane; what is above is one.
+  std::vector<int16_t> most_;   // [component], those that level 0 codes; no value is above the others'
+  std::vector<uint8_t> above_;  // [component] scratch
   ByteReader escapes_{ByteSpan()};
   std::array<Level, kMaxLevels> level_;
 };

@@ -21,10 +21,17 @@ LaneOrder lane_order(std::span<const int8_t> classes, uint32_t tokens) {
   LaneOrder order;
   order.token.resize(tokens);
   order.token_class.assign(tokens, 0);
-  std::iota(order.token.begin(), order.token.end(), 0u);
-  if (classes.empty()) return order;
-  std::stable_sort(order.token.begin(), order.token.end(),
-                   [&](uint32_t a, uint32_t b) { return classes[a] > classes[b]; });
+  if (classes.empty()) {
+    std::iota(order.token.begin(), order.token.end(), 0u);
+    return order;
+  }
+  // Counted, highest class first; tokens of one class stay in order.
+  std::array<uint32_t, kMaxTokenClass - kMinTokenClass + 2> next{};
+  for (const int8_t token_class : classes) ++next[static_cast<size_t>(kMaxTokenClass - token_class + 1)];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  for (uint32_t token = 0; token < tokens; ++token) {
+    order.token[next[static_cast<size_t>(kMaxTokenClass - classes[token])]++] = token;
+  }
   for (uint32_t first = 0; first < tokens; first += kLanes) {
     const uint32_t end = std::min(tokens, first + kLanes);
     int sum = 0;
@@ -88,6 +95,20 @@ struct ClassTable {
   int scale = 0;
 };
 
+// [scale][symbol]
+const auto& symbol_bits() {
+  static const auto kBits = [] {
+    std::array<std::array<double, 2 * kMaxSymbol + 1>, kSymbolScales> bits{};
+    for (size_t scale = 0; scale < bits.size(); ++scale) {
+      for (size_t i = 0; i < bits[scale].size(); ++i) {
+        bits[scale][i] = -std::log2(kSymbolFrequencies[0][scale][i] / 256.0);
+      }
+    }
+    return bits;
+  }();
+  return kBits;
+}
+
 // The center and table that code `classes` in the fewest bits.
 ClassTable best_class_table(std::span<const int8_t> classes) {
   std::array<uint32_t, kMaxTokenClass - kMinTokenClass + 1> counts{};
@@ -96,10 +117,11 @@ ClassTable best_class_table(std::span<const int8_t> classes) {
   double best_bits = std::numeric_limits<double>::infinity();
   for (int center = kMinTokenClass; center <= kMaxTokenClass; ++center) {
     for (int scale = 0; scale < kSymbolScales; ++scale) {
+      const auto& of_table = symbol_bits()[static_cast<size_t>(scale)];
       double bits = 0;
       for (int c = kMinTokenClass; c <= kMaxTokenClass; ++c) {
         const uint32_t count = counts[c - kMinTokenClass];
-        if (count > 0) bits -= count * std::log2(kSymbolFrequencies[0][scale][c - center + kMaxSymbol] / 256.0);
+        if (count > 0) bits += count * of_table[static_cast<size_t>(c - center + kMaxSymbol)];
       }
       if (bits < best_bits) {
         best_bits = bits;
@@ -179,7 +201,8 @@ Result<TileTokenClasses> read_token_classes(ByteReader& in, uint32_t kv_heads, u
       steps.push_back({StepKind::kSymbol, step.code, &step.runs, &values[steps.size() * kLanes]});
     }
   }
-  (void)kernels().decode_steps(rans, steps);  // an escape is out of range below
+  std::array work{RansWork{&rans, steps}};
+  (void)kernels().decode_together(work);  // an escape is out of range below
   result.classes.resize(size_t{kv_heads} * tokens);
   for (uint32_t head = 0; head < kv_heads; ++head) {
     for (uint32_t i = 0; i < tokens; ++i) {

@@ -12,8 +12,16 @@
 
 namespace kvpack {
 
-// ln of the weights, [kv_head][token], up to a constant per head. `context_tokens` is the length of the whole context;
-// values that are not finite count as zero. The view's shape must be the model's.
+inline constexpr uint32_t kWeightTokens = 256;
+
+// ln of the weights of the tokens [block x kWeightTokens, ...), up to a constant per head, into `log_weights`
+// [kv_head][token of the view]. `context_tokens` is the length of the whole context; values that are not finite count
+// as zero. The view's shape must be the model's.
+void predict_log_weights(const KvView& keys, const Rope* rope, std::span<const int32_t> positions,
+                         uint32_t context_tokens, const TokenWeightModel& model, uint32_t block,
+                         std::span<float> log_weights);
+
+// Of all tokens, [kv_head][token].
 std::vector<float> predict_log_weights(const KvView& keys, const Rope* rope, std::span<const int32_t> positions,
                                        uint32_t context_tokens, const TokenWeightModel& model);
 

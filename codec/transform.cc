@@ -53,10 +53,10 @@ std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim) {
 
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
 
-ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept)
+ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
-  components_ = std::min(kept, matrix->components);
+  components_ = matrix->components;
   if (components_ == 0) return;
   Eigen::MatrixXd rows(matrix->components, head_dim);
   for (uint32_t k = 0; k < matrix->components; ++k) {
@@ -89,6 +89,18 @@ float ForwardTransform::largest_gain() const {
     largest = std::max(largest, std::sqrt(squares));
   }
   return largest;
+}
+
+ForwardTransform ForwardTransform::first_components(uint32_t count) const {
+  ForwardTransform first = *this;
+  if (count >= components_) return first;
+  first.components_ = count;
+  first.columns_.resize(size_t{head_dim_} * count);
+  first.blocks_.resize(size_t{(count + kLanes - 1) / kLanes} * head_dim_ * kLanes);
+  for (uint32_t d = 0; d < head_dim_; ++d) {
+    std::copy_n(&columns_[size_t{d} * components_], count, first.columns_.begin() + size_t{d} * count);
+  }
+  return first;
 }
 
 void ForwardTransform::apply(const float* values, float* components) const {

@@ -39,11 +39,13 @@ std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim);
 // Largest power of two that divides head_dim: the Hadamard block.
 uint32_t hadamard_block_of(uint32_t head_dim);
 
-// Values to components: the encoder's side. With a matrix, the first `kept` components of what inverts all of its rows:
-// the rows of a profile are not orthogonal, and dropping some must not change the others' values.
+// Values to components: the encoder's side. A matrix is inverted with all of its rows.
 class ForwardTransform {
  public:
-  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, uint32_t kept = UINT32_MAX);
+  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  // The first components alone: the rows of a profile are not orthogonal, and dropping some must not change the
+  // others' values.
+  ForwardTransform first_components(uint32_t count) const;
   uint32_t components() const { return components_; }
   // The largest change of the components, as a vector, that a change of 1 in one value makes. A matrix only.
   float largest_gain() const;

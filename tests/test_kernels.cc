@@ -239,19 +239,31 @@ TEST_CASE("rANS steps: every table codes what every other decodes") {
       RansReader reader;
       REQUIRE(reader.open(stream, kLanes).ok());
       std::vector<std::array<int16_t, kLanes>> rows(p.expected.size());
-      CHECK(kernels->decode_steps(reader, decode_steps_of(p, rows)) == escapes);
+      const std::vector<RansStep> steps = decode_steps_of(p, rows);
+      std::array alone{RansWork{&reader, steps}};
+      CHECK(kernels->decode_together(alone) == escapes);
       CHECK(reader.finish().ok());
       CHECK(rows == p.expected);
 
-      RansReader a, b;
-      REQUIRE(a.open(stream, kLanes).ok());
-      REQUIRE(b.open(other_stream, kLanes).ok());
-      std::vector<std::array<int16_t, kLanes>> rows_a(p.expected.size()), rows_b(other.expected.size());
-      kernels->decode_two(a, decode_steps_of(p, rows_a), b, decode_steps_of(other, rows_b));
-      CHECK(a.finish().ok());
-      CHECK(b.finish().ok());
-      CHECK(rows_a == p.expected);
-      CHECK(rows_b == other.expected);
+      // Up to four streams, of different lengths.
+      for (size_t streams = 2; streams <= kMostStreams; ++streams) {
+        std::array<RansReader, kMostStreams> readers;
+        std::array<std::vector<std::array<int16_t, kLanes>>, kMostStreams> rows_of;
+        std::array<std::vector<RansStep>, kMostStreams> steps_of;
+        std::array<RansWork, kMostStreams> work;
+        for (size_t s = 0; s < streams; ++s) {
+          const Program& program = s % 2 == 0 ? p : other;
+          REQUIRE(readers[s].open(s % 2 == 0 ? stream : other_stream, kLanes).ok());
+          rows_of[s].resize(program.expected.size());
+          steps_of[s] = decode_steps_of(program, rows_of[s]);
+          work[s] = {&readers[s], steps_of[s]};
+        }
+        kernels->decode_together(std::span(work).first(streams));
+        for (size_t s = 0; s < streams; ++s) {
+          CHECK(readers[s].finish().ok());
+          CHECK(rows_of[s] == (s % 2 == 0 ? p : other).expected);
+        }
+      }
     }
   }
 }
@@ -270,7 +282,9 @@ TEST_CASE("rANS steps on bytes that mean nothing: all tables read the same and s
       RansReader reader;
       REQUIRE(reader.open(noise, kLanes).ok());
       std::vector<std::array<int16_t, kLanes>> rows(p.expected.size());
-      kernels->decode_steps(reader, decode_steps_of(p, rows));
+      const std::vector<RansStep> steps = decode_steps_of(p, rows);
+      std::array work{RansWork{&reader, steps}};
+      kernels->decode_together(work);
       const Status status = reader.finish();
       const std::string found = status.ok() ? "" : status.error().message;
       if (kernels == runnable_kernels().front()) {
@@ -467,23 +481,27 @@ TEST_CASE("kernels' speed") {
     std::memcpy(stream.data(), state, sizeof state);
     const auto* bytes = reinterpret_cast<const std::byte*>(first);
     stream.insert(stream.end(), bytes, reinterpret_cast<const std::byte*>(buffer.data() + buffer.size()));
-    std::vector<std::array<int16_t, kLanes>> q(2 * kRows);
-    std::vector<RansStep> a, b;
-    for (size_t i = 0; i < kRows; ++i) {
-      a.push_back({StepKind::kSymbol, &symbol_code, nullptr, q[i].data()});
-      b.push_back({StepKind::kSymbol, &symbol_code, nullptr, q[kRows + i].data()});
+    std::vector<std::array<int16_t, kLanes>> q(kMostStreams * kRows);
+    std::array<std::vector<RansStep>, kMostStreams> steps;
+    for (size_t i = 0; i < q.size(); ++i) {
+      steps[i / kRows].push_back({StepKind::kSymbol, &symbol_code, nullptr, q[i].data()});
     }
-    const auto decode = [&] {
-      RansReader x, y;
-      REQUIRE(x.open(stream, kLanes).ok());
-      REQUIRE(y.open(stream, kLanes).ok());
-      kernels->decode_two(x, a, y, b);
-      REQUIRE(x.finish().ok());
-      REQUIRE(y.finish().ok());
-    };
-    decode();
-    CHECK(q[5][3] == symbols[5][3] - 7);
-    time_kernel(*kernels, "rANS decode", 2 * kRows * kLanes, decode);
+    for (size_t streams = 1; streams <= kMostStreams; ++streams) {
+      const auto decode = [&] {
+        std::array<RansReader, kMostStreams> readers;
+        std::array<RansWork, kMostStreams> work;
+        for (size_t s = 0; s < streams; ++s) {
+          REQUIRE(readers[s].open(stream, kLanes).ok());
+          work[s] = {&readers[s], steps[s]};
+        }
+        kernels->decode_together(std::span(work).first(streams));
+        for (size_t s = 0; s < streams; ++s) REQUIRE(readers[s].finish().ok());
+      };
+      decode();
+      CHECK(q[5][3] == symbols[5][3] - 7);
+      const std::string name = fmt::format("rANS decode, {}", streams);
+      time_kernel(*kernels, name.c_str(), streams * kRows * kLanes, decode);
+    }
     time_kernel(*kernels, "matrix 64 x 64", kDim * kLanes, [&] {
       kernels->inverse_matrix(units.data(), weight_rows.data(), kDim, kDim, units.data(), weights.data(), rows.data());
     });

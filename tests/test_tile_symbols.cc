@@ -143,17 +143,14 @@ TEST_CASE("two tiles in lockstep decode as one after the other") {
     const TileContext b = context_of(1);
     must(decode_tile(a, spans[0], rows_of(0, alone[0])));
     must(decode_tile(b, spans[1], rows_of(1, alone[1])));
-    for (const Status& status :
-         decode_two_tiles({a, spans[0], rows_of(0, together[0])}, {b, spans[1], rows_of(1, together[1])}, false)) {
-      must(status);
-    }
+    const TileJob jobs[] = {{a, spans[0], rows_of(0, together[0])}, {b, spans[1], rows_of(1, together[1])}};
+    for (const Status& status : decode_tiles(jobs)) must(status);
     CHECK(together[0] == alone[0]);
     CHECK(together[1] == alone[1]);
     // A damaged partner is an error, never a crash.
     levels[1][0].resize(levels[1][0].size() / 2);
     spans[1][0] = levels[1][0];
-    const auto statuses =
-        decode_two_tiles({a, spans[0], rows_of(0, together[0])}, {b, spans[1], rows_of(1, together[1])}, false);
+    const auto statuses = decode_tiles(jobs);
     CHECK_FALSE(statuses[1].ok());
   }
 }

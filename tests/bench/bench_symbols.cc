@@ -6,6 +6,8 @@
 #include <lz4.h>
 #include <zstd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 
@@ -28,21 +30,20 @@ void kvpack_symbols(benchmark::State& state) {
   const TileSet& set = set_of(state);
   const uint32_t tokens = static_cast<uint32_t>(set.positions.size());
   const std::vector<LaneOrder> order(set.shapes[0].kv_heads, lane_order({}, tokens));
-  const auto a = std::make_unique<TileSymbols>();
-  const auto b = std::make_unique<TileSymbols>();
-  const auto open = [&](TileSymbols& symbols, size_t p) {
-    const ByteSpan bodies[] = {ByteSpan(set.tiles[p]).subspan(4)};
-    require(symbols.open(bodies, set.parameters[p], set.shapes[p], order, tokens));
-  };
+  std::array<TileSymbols, kMostStreams> readers;
   for (auto _ : state) {
-    for (size_t p = 0; p < set.tiles.size(); p += 2) {
-      open(*a, p);
-      open(*b, p + 1);
-      for (uint32_t group = 0; group < a->groups(); ++group) {
-        for (const Status& status : TileSymbols::decode_group_of_two(*a, *b, group)) require(status);
+    for (size_t p = 0; p < set.tiles.size(); p += kMostStreams) {
+      const size_t count = std::min(kMostStreams, set.tiles.size() - p);
+      std::array<TileSymbols*, kMostStreams> tiles;
+      for (size_t i = 0; i < count; ++i) {
+        const ByteSpan bodies[] = {ByteSpan(set.tiles[p + i]).subspan(4)};
+        require(readers[i].open(bodies, set.parameters[p + i], set.shapes[p + i], order, tokens));
+        tiles[i] = &readers[i];
       }
-      require(a->finish());
-      require(b->finish());
+      for (uint32_t group = 0; group < tiles[0]->groups(); ++group) {
+        for (const Status& status : TileSymbols::decode_group_of(std::span(tiles).first(count), group)) require(status);
+      }
+      for (size_t i = 0; i < count; ++i) require(tiles[i]->finish());
     }
   }
   count_symbols(state, set, static_cast<double>(set.coded_bytes));

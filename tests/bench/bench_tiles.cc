@@ -5,6 +5,8 @@
 #include <emmintrin.h>
 #endif
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "codec/kernels.h"
@@ -29,15 +31,18 @@ void fused_decode(benchmark::State& state) {
   const auto rows_of = [&](size_t p) {
     return make_row_view<std::byte>(&out[p * tile_bytes], DType::kF16, tokens, shape.kv_heads, shape.head_dim);
   };
+  std::vector<TileContext> contexts;
+  std::vector<std::array<ByteSpan, 1>> levels;
+  for (size_t p = 0; p < set.tiles.size(); ++p) {
+    contexts.push_back({set.shapes[p], set.parameters[p], nullptr, set.positions, {}});
+    levels.push_back({set.tiles[p]});
+  }
   for (auto _ : state) {
-    for (size_t p = 0; p < set.tiles.size(); p += 2) {
-      const TileContext a{set.shapes[p], set.parameters[p], nullptr, set.positions, {}};
-      const TileContext b{set.shapes[p + 1], set.parameters[p + 1], nullptr, set.positions, {}};
-      const ByteSpan levels_a[] = {set.tiles[p]};
-      const ByteSpan levels_b[] = {set.tiles[p + 1]};
-      for (const Status& status : decode_two_tiles({a, levels_a, rows_of(p)}, {b, levels_b, rows_of(p + 1)}, false)) {
-        require(status);
-      }
+    for (size_t p = 0; p < set.tiles.size(); p += kTilesTogether) {
+      const size_t count = std::min(kTilesTogether, set.tiles.size() - p);
+      std::vector<TileJob> jobs;
+      for (size_t i = p; i < p + count; ++i) jobs.push_back({contexts[i], levels[i], rows_of(i)});
+      for (const Status& status : decode_tiles(jobs)) require(status);
     }
   }
   count_bytes(state, out.size(), static_cast<double>(set.coded_bytes));
