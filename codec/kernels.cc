@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <string>
 
 namespace kvpack {
 namespace {
@@ -23,19 +24,36 @@ const Runnable& runnable() {
   return kRunnable;
 }
 
+// What KVPACK_ISA names, or null.
+const Kernels* wanted_kernels() {
+  const char* wanted = std::getenv("KVPACK_ISA");
+  for (const Kernels* candidate : runnable_kernels()) {
+    if (wanted != nullptr && candidate->name == wanted) return candidate;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 std::span<const Kernels* const> runnable_kernels() { return {runnable().table.data(), runnable().count}; }
 
 const Kernels& kernels() {
   static const Kernels& kChosen = []() -> const Kernels& {
-    const char* wanted = std::getenv("KVPACK_ISA");
-    for (const Kernels* candidate : runnable_kernels()) {
-      if (wanted != nullptr && candidate->name == wanted) return *candidate;
-    }
-    return *runnable_kernels().back();
+    const Kernels* wanted = wanted_kernels();
+    return wanted != nullptr ? *wanted : *runnable_kernels().back();
   }();
   return kChosen;
+}
+
+Status check_kernel_choice() {
+  const char* wanted = std::getenv("KVPACK_ISA");
+  if (wanted == nullptr || wanted_kernels() != nullptr) return {};
+  std::string names;
+  for (const Kernels* candidate : runnable_kernels()) {
+    names += names.empty() ? "" : ", ";
+    names += candidate->name;
+  }
+  return invalid_argument("KVPACK_ISA is '" + std::string(wanted) + "'; this machine and build can run " + names);
 }
 
 }  // namespace kvpack

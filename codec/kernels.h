@@ -2,7 +2,8 @@
 // The inner loops, once per instruction set. Every variant gives the same bits as the scalar one
 // (tests/test_kernels.cc), sums of floats included: each fixes its order and its fused multiply-adds.
 //
-// kernels() is the best table that this machine can run, or the one that KVPACK_ISA names.
+// kernels() is the best table that this machine can run, or the one that KVPACK_ISA names. The library takes the best
+// one where KVPACK_ISA names none that it can run; the program refuses to (check_kernel_choice).
 #pragma once
 
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include <string_view>
 
 #include "codec/rans.h"
+#include "formats/result.h"
 
 namespace kvpack {
 
@@ -21,8 +23,8 @@ struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
 
   // Runs the steps of up to kMostStreams streams in turn, using them up: their chains of dependent instructions
-  // overlap. Symbols that are kEscapeSymbol stand for escapes; true if there is one in any stream's rows.
-  bool (*decode_together)(std::span<RansWork> work);
+  // overlap. Symbols that are kEscapeSymbol stand for escapes; the result has a bit set per stream with one in its rows.
+  uint32_t (*decode_together)(std::span<RansWork> work);
   // above[row] = 1 if any of values [rows][32] is above most[row], else 0.
   void (*rows_above)(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above);
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
@@ -71,6 +73,8 @@ struct Kernels {
 };
 
 const Kernels& kernels();
+// Invalid argument if KVPACK_ISA names none that this machine can run; kernels() is the best one then.
+Status check_kernel_choice();
 // All that this machine can run, scalar first.
 std::span<const Kernels* const> runnable_kernels();
 

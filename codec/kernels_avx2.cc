@@ -39,7 +39,6 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m256;
   static constexpr size_t kWidth = 8;
-  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 2;
 
   // Lanes 0..15 and 16..31 to a state, and the other way.

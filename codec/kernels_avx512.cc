@@ -14,7 +14,6 @@ struct Isa {
   using Table = __m256i;
   using Floats = __m512;
   static constexpr size_t kWidth = 16;
-  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   static State load(const uint16_t* at) { return _mm512_loadu_si512(at); }

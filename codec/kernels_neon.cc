@@ -40,7 +40,6 @@ struct Isa {
   using Table = uint8x16_t;
   using Floats = float32x4_t;
   static constexpr size_t kWidth = 4;
-  static constexpr size_t kStreamsInTurn = 4;
   static constexpr size_t kTileVectors = 4;
 
   template <typename Each>

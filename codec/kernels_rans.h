@@ -7,7 +7,7 @@
 //   greater (signed, 0 or -1), add, subtract, both; low_bytes(state); mask_bytes(lane mask) -> 0 or -1;
 //   update(state, frequency, offset) = frequency * (state >> 8) + offset, offset = slot - start in 0..255;
 //   refill(state, next, active): lanes of `active` below 2^8 take a byte each, in lane order;
-//   select(mask, a, b): a where the mask is set; kStreamsInTurn: how many streams' registers are worth it
+//   select(mask, a, b): a where the mask is set
 //
 // A step of 32 lanes is one dependent chain; its cost is latency, so four streams in turn cost little more than two.
 
@@ -115,9 +115,9 @@ inline void take_mixed(const RansStep& step, Stream& stream) {
   }
 }
 
-// Runs the next `count` steps of each of `Streams`.
+// Runs the next `count` steps of each of `Streams`. The result has a bit per escaped one of `all`.
 template <size_t Streams>
-inline bool take_in_turn(RansWork* const* work, size_t count) {
+inline uint32_t take_in_turn(RansWork* const* work, size_t count, std::span<const RansWork> all) {
   Stream stream[Streams];
   for (size_t s = 0; s < Streams; ++s) stream[s] = Stream(*work[s]->reader);
   const RansStep* steps[Streams];
@@ -125,34 +125,36 @@ inline bool take_in_turn(RansWork* const* work, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     for (size_t s = 0; s < Streams; ++s) take(steps[s][i], stream[s], *work[s]->reader);
   }
-  bool escaped = false;
+  uint32_t escaped = 0;
   for (size_t s = 0; s < Streams; ++s) {
     stream[s].save(*work[s]->reader);
-    escaped |= stream[s].escaped();
+    escaped |= stream[s].escaped() ? 1u << (work[s] - all.data()) : 0u;
     work[s]->steps = work[s]->steps.subspan(count);
   }
   return escaped;
 }
 
-bool decode_together(std::span<RansWork> work) {
-  bool escaped = false;
+uint32_t decode_together(std::span<RansWork> work) {
+  uint32_t escaped = 0;
   for (;;) {
-    RansWork* left[Isa::kStreamsInTurn];
+    RansWork* left[kMostStreams];
     size_t streams = 0;
     size_t fewest = SIZE_MAX;
     for (RansWork& of_stream : work) {
-      if (of_stream.steps.empty() || streams == Isa::kStreamsInTurn) continue;
+      if (of_stream.steps.empty() || streams == kMostStreams) continue;
       left[streams++] = &of_stream;
       fewest = of_stream.steps.size() < fewest ? of_stream.steps.size() : fewest;
     }
     if (streams == 0) return escaped;
-    if constexpr (Isa::kStreamsInTurn > 2) {
-      if (streams > 2) {
-        escaped |= streams == 4 ? take_in_turn<4>(left, fewest) : take_in_turn<3>(left, fewest);
-        continue;
-      }
+    if (streams == 4) {
+      escaped |= take_in_turn<4>(left, fewest, work);
+    } else if (streams == 3) {
+      escaped |= take_in_turn<3>(left, fewest, work);
+    } else if (streams == 2) {
+      escaped |= take_in_turn<2>(left, fewest, work);
+    } else {
+      escaped |= take_in_turn<1>(left, fewest, work);
     }
-    escaped |= streams == 2 ? take_in_turn<2>(left, fewest) : take_in_turn<1>(left, fewest);
   }
 }
 

@@ -67,11 +67,11 @@ bool decode_step(RansReader& reader, const RansStep& step) {
   return escaped;
 }
 
-bool decode_together(std::span<RansWork> work) {
-  bool escaped = false;
-  for (RansWork& of_stream : work) {
-    for (const RansStep& step : of_stream.steps) escaped |= decode_step(*of_stream.reader, step);
-    of_stream.steps = {};
+uint32_t decode_together(std::span<RansWork> work) {
+  uint32_t escaped = 0;
+  for (size_t s = 0; s < work.size(); ++s) {
+    for (const RansStep& step : work[s].steps) escaped |= decode_step(*work[s].reader, step) ? 1u << s : 0u;
+    work[s].steps = {};
   }
   return escaped;
 }

@@ -229,6 +229,7 @@ Status TileSymbols::patch_escapes() {
     int16_t* values = &values_[size_t{c} * kLanes];
     const GroupClasses& group = heads_[head_of_[c]];
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      if (values[lane] <= most_[c]) continue;
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
       if (run == group.runs.count) continue;
@@ -264,14 +265,17 @@ std::array<Status, kMostStreams> TileSymbols::decode_group_of(std::span<TileSymb
   }
   for (uint32_t n = 0; n < levels; ++n) {
     std::array<RansWork, kMostStreams> work;
+    std::array<size_t, kMostStreams> tile_of;
     size_t coded = 0;
-    for (TileSymbols* tile : tiles) {
-      if (n >= tile->levels_ || !tile->level_[n].coded) continue;
-      work[coded++] = {&tile->level_[n].rans, tile->level_[n].steps};
-    }
-    if (!kernels().decode_together(std::span(work).first(coded))) continue;
     for (size_t i = 0; i < tiles.size(); ++i) {
-      if (status[i].ok() && !tiles[i]->wide_) status[i] = tiles[i]->patch_escapes();
+      if (n >= tiles[i]->levels_ || !tiles[i]->level_[n].coded) continue;
+      tile_of[coded] = i;
+      work[coded++] = {&tiles[i]->level_[n].rans, tiles[i]->level_[n].steps};
+    }
+    const uint32_t escaped = kernels().decode_together(std::span(work).first(coded));
+    for (size_t s = 0; s < coded; ++s) {
+      TileSymbols& tile = *tiles[tile_of[s]];
+      if (((escaped >> s) & 1u) != 0 && !tile.wide_) status[tile_of[s]] = tile.patch_escapes();
     }
   }
   return status;
