@@ -121,7 +121,7 @@ void declare_bench(CLI::App& verb, BenchArguments& arguments) {
       ->type_name("N")
       ->check(CLI::Range(1u, 1u << 20).description(""));
   verb.add_option("--plot", arguments.plot, "picture to write (SVG): KL by bits per value")->type_name(kFileType);
-  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
+  verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing picture");
   verb.add_flag("--markdown", arguments.markdown, "print the tables as Markdown");
   verb.add_flag("--json", arguments.json, "print every file's figures as JSON");

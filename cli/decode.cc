@@ -17,8 +17,8 @@ namespace kvpack::cli {
 namespace {
 
 struct DecodeTimes {
-  double decode_seconds = 0;
-  double write_seconds = 0;
+  double decode_seconds = 0;  // what is written while it is decoded included
+  double write_seconds = 0;   // what is written afterwards, and until it is on the disk
 };
 
 nlohmann::ordered_json json_of(const DecodeArguments& arguments, const ArchiveReader& reader, const DecodePlan& plan,
@@ -81,7 +81,7 @@ void declare_decode(CLI::App& verb, DecodeArguments& arguments) {
   verb.add_flag("--no-swa-guard-cell", arguments.no_guard_cell,
                 "llama: do not (default: only for lossy archives of llama-server files)")
       ->excludes(guard);
-  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
+  verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing file");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
   verb.footer(
@@ -109,19 +109,18 @@ Result<int> run_decode(const DecodeArguments& arguments, Console& console) {
   DecodeTimes times;
   Progress progress(console, "decoding", identity->source_bytes);
   plan.options.progress = progress.callback();
-  const auto bytes = decode_file(reader, *identity, plan);
+  const auto bytes = decode_file(reader, *identity, plan, *output);
   progress.clear();
   if (!bytes.ok()) return about_file(bytes.error(), arguments.input);
-  times.decode_seconds = watch.lap();
-  KVPACK_RETURN_IF_ERROR(output->write(*bytes));
+  times.decode_seconds = watch.lap() - output->write_seconds();
   KVPACK_RETURN_IF_ERROR(output->commit());
   times.write_seconds = output->write_seconds();
 
   for (const std::string& note : plan.notes) console.note(note);
   if (arguments.json) {
-    console.print_json(json_of(arguments, reader, plan, bytes->size(), times));
+    console.print_json(json_of(arguments, reader, plan, *bytes, times));
   } else if (!console.quiet()) {
-    print_summary(arguments, reader, plan, bytes->size(), times, console);
+    print_summary(arguments, reader, plan, *bytes, times, console);
   }
   return kExitOk;
 }

@@ -138,4 +138,15 @@ Result<Bytes> decode_file(const ArchiveReader& reader, const ArchiveIdentity& id
   return plan.restores_source ? restore_file(reader, plan.options) : write_converted(reader, identity, plan);
 }
 
+Result<uint64_t> decode_file(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan,
+                             OutputFile& output) {
+  if (plan.restores_source) {
+    KVPACK_ASSIGN_OR_RETURN(PlacedSink* const file, output.parts());
+    if (file != nullptr) return restore_file(reader, plan.options, *file);
+  }
+  KVPACK_ASSIGN_OR_RETURN(const Bytes bytes, decode_file(reader, identity, plan));
+  KVPACK_RETURN_IF_ERROR(output.write(bytes));
+  return bytes.size();
+}
+
 }  // namespace kvpack::cli

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/decode.h"
+#include "cli/output_file.h"
 #include "codec/archive_codec.h"
 
 namespace kvpack::cli {
@@ -26,5 +27,9 @@ Result<DecodePlan> plan_decode(const DecodeArguments& arguments, const ArchiveRe
 
 // The KV file that the plan describes.
 Result<Bytes> decode_file(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan);
+// The same into `output`, which is not committed; the file's bytes. A source restored to a file is written as it is
+// decoded; anything else is made in memory first.
+Result<uint64_t> decode_file(const ArchiveReader& reader, const ArchiveIdentity& identity, const DecodePlan& plan,
+                             OutputFile& output);
 
 }  // namespace kvpack::cli

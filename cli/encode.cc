@@ -113,7 +113,7 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
       ->type_name(kFileType);
   verb.add_flag("--no-hadamard", arguments.no_hadamard,
                 "a quantized cache was saved with LLAMA_ATTN_ROT_DISABLE=1 (not rotated)");
-  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
+  verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing archive");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
   verb.footer(
@@ -155,6 +155,7 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   EncodeTimes times;
   times.read_seconds = watch.lap();
 
+  options.spill_folder = output->folder();
   Progress progress(console, "encoding", file.tensor.raw_bytes());
   options.progress = progress.callback();
   std::optional<Profile> measured;

@@ -308,7 +308,7 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
   auto* cache = verb.add_option("--cache", arguments.cache, "keep chunks in this folder, and take them from there")
                     ->type_name("FOLDER");
   add_size(verb, "--cache-size", arguments.cache_bytes, "its limit (default: 10GB)")->needs(cache);
-  verb.add_option("--threads", arguments.threads, "threads to decode with (default: one per core)")->type_name("N");
+  verb.add_option("-j,--threads", arguments.threads, "threads to decode with (default: one per core)")->type_name("N");
   verb.add_flag("--explain", arguments.explain, "print what was done with every chunk; with --json every plan too");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing file");
   verb.add_flag("--json", arguments.json, "print JSON Lines: one per chunk, then a summary");

@@ -9,10 +9,17 @@
 
 namespace kvpack::cli {
 
+namespace {
+
+Status check_not_terminal(const std::string& path) {
+  if (path != "-" || ::isatty(STDIN_FILENO) == 0) return {};
+  return with_hint(invalid_argument("standard input is a terminal"), "name a file, or pipe one in");
+}
+
+}  // namespace
+
 Result<Bytes> read_input(const std::string& path, uint64_t limit_bytes) {
-  if (path == "-" && ::isatty(STDIN_FILENO) != 0) {
-    return with_hint(invalid_argument("standard input is a terminal"), "name a file, or pipe one in");
-  }
+  KVPACK_RETURN_IF_ERROR(check_not_terminal(path));
   auto bytes = read_whole_file(path, limit_bytes);
   return bytes.ok() ? std::move(bytes) : about_file(bytes.error(), path);
 }
@@ -23,22 +30,25 @@ Result<ModelFacts> read_model(const std::string& path) {
 }
 
 Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, bool hadamard_rotated) {
-  KVPACK_ASSIGN_OR_RETURN(Bytes bytes, read_input(path));
-  if (looks_like_archive(bytes)) {
+  KVPACK_RETURN_IF_ERROR(check_not_terminal(path));
+  auto bytes = FileBytes::open(path);
+  if (!bytes.ok()) return about_file(bytes.error(), path);
+  if (looks_like_archive(**bytes)) {
     return with_hint(invalid_argument(path + ": is a .kvp archive already"), "kvpack decode turns it back");
   }
   KvReadOptions options;
   options.facts = facts;
   options.hadamard_rotated = hadamard_rotated;
-  auto file = read_kv_file(std::move(bytes), options);
+  auto file = read_kv_file(std::move(*bytes), options);
   return file.ok() ? std::move(file) : about_file(file.error(), path);
 }
 
 Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path, const RangeSourceOptions& options) {
   auto input = std::make_unique<ArchiveInput>();
   if (path == "-") {
-    KVPACK_ASSIGN_OR_RETURN(input->buffer_, read_input(path));
-    input->source_ = std::make_unique<MemorySource>(input->buffer_, "standard input");
+    KVPACK_RETURN_IF_ERROR(check_not_terminal(path));
+    KVPACK_ASSIGN_OR_RETURN(auto bytes, FileBytes::open(path));
+    input->source_ = std::make_unique<FileBytesSource>(std::move(bytes), "standard input");
   } else if (is_http_url(path) || is_s3_url(path) || is_file_url(path)) {
     KVPACK_ASSIGN_OR_RETURN(input->remote_, open_range_source(path, options));
     input->source_ = std::make_unique<RangeByteSource>(*input->remote_);

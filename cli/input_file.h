@@ -15,11 +15,11 @@ Result<Bytes> read_input(const std::string& path, uint64_t limit_bytes = 1ull <<
 
 Result<ModelFacts> read_model(const std::string& path);
 
-// `facts` may be null.
+// A file is mapped, not read; see FileBytes. `facts` may be null.
 Result<KvFile> read_kv_input(const std::string& path, const ModelFacts* facts, bool hadamard_rotated);
 
 // An open archive with what it reads from: a path, or an http(s)://, s3:// or file:// URL. Standard input is read
-// whole.
+// to its end first.
 class ArchiveInput {
  public:
   static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path, const RangeSourceOptions& options);
@@ -28,7 +28,6 @@ class ArchiveInput {
   const ArchiveReader& reader() const { return *reader_; }
 
  private:
-  Bytes buffer_;
   std::unique_ptr<RangeSource> remote_;
   std::unique_ptr<ByteSource> source_;
   std::unique_ptr<ArchiveReader> reader_;

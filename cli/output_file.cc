@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <optional>
 #include <system_error>
@@ -92,6 +93,17 @@ Status OutputFile::open() {
     sink_ = std::move(file);
   }
   return {};
+}
+
+Result<PlacedSink*> OutputFile::parts() {
+  if (!sink_) KVPACK_RETURN_IF_ERROR(open());
+  return atomic_;
+}
+
+std::string OutputFile::folder() const {
+  if (path_ == "-" || is_device_) return "";
+  const size_t slash = path_.rfind('/');
+  return slash == std::string::npos ? "." : path_.substr(0, std::max<size_t>(slash, 1));
 }
 
 Status OutputFile::write(ByteSpan bytes) {

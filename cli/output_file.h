@@ -19,9 +19,12 @@ class OutputFile : public ByteSink {
                                                      const std::vector<std::string>& inputs, bool binary = true);
 
   Status write(ByteSpan bytes) override;
+  // To write it in parts instead; null if it is no file (standard output, a device).
+  Result<PlacedSink*> parts();
   // Only now does a file appear under its name.
   Status commit();
 
+  std::string folder() const;  // of the file; "" if it is none
   bool is_stdout() const { return path_ == "-"; }
   const std::string& path() const { return path_; }
   uint64_t bytes_written() const { return bytes_written_; }

@@ -30,7 +30,7 @@ void declare_profile_train(CLI::App& verb, ProfileTrainArguments& arguments) {
   verb.add_option("--windows", arguments.windows, "most windows to use (default: 6)")
       ->type_name("N")
       ->check(CLI::Range(1u, 10000u).description(""));
-  verb.add_option("--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
+  verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("--no-flash-attention", arguments.no_flash_attention, "compute without llama.cpp's flash attention");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing profile");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");

@@ -53,13 +53,16 @@ struct EncodeOptions {
   std::string creator;           // "kvpack 0.1.0"
   unsigned threads = 0;          // 0: one per core; the archive is the same for every number
   ProgressFn progress;
+  // Where a temporary file goes if the coded tiles exceed 64 MiB; empty: $TMPDIR, else /tmp.
+  std::string spill_folder;
 };
 
 struct LevelReport {
-  uint64_t bytes = 0;             // this level's blocks
+  uint64_t bytes = 0;             // this level's blocks, their indices included
   uint64_t cumulative_bytes = 0;  // the archive up to and including this level (without the trailer's copy)
   double bits_per_value = 0;      // 8 x cumulative / values
-  double relative_error = 0;      // sqrt(squared error / squared values), over all planes
+  // sqrt(squared error / squared values) over all finite values, of the very rows that decoding up to this level gives.
+  double relative_error = 0;
 };
 
 struct EncodeReport {
@@ -70,6 +73,7 @@ struct EncodeReport {
   double bits_per_value = 0;  // 8 x archive_bytes / values
   double ratio = 0;           // input_bytes / archive_bytes
   double max_error = 0;
+  double squared_values = 0;  // sum of squares of all finite values
   uint64_t sinks = 0;       // tokens kept exactly
   uint64_t non_finite = 0;  // NaN and infinities kept exactly
   uint64_t raw_tiles = 0;
@@ -78,7 +82,9 @@ struct EncodeReport {
   std::vector<std::string> notes;  // e.g. "no model given: keys kept as they are, the archive is larger"
 };
 
-// Encodes `file` into `sink`. `facts` may be null. Errors: invalid_argument (options), unsupported, io.
+// Encodes `file` into `sink`. `facts` may be null. Besides the file's own bytes and the sink's, memory holds: coded tiles
+// up to 64 MiB; per plane what parameters are chosen by (a KLT's matrices, and while a target is searched for 512 rows of
+// f32); per token 4 bytes and plane, then 1 byte and head. Errors: invalid_argument (options), unsupported, io.
 Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options,
                                     ByteSink& sink);
 
@@ -133,6 +139,9 @@ Result<std::vector<int32_t>> read_tokens(const ArchiveReader& reader);
 
 // The original file again: to the byte if lossless, else the same layout with the decoded values.
 Result<Bytes> restore_file(const ArchiveReader& reader, const DecodeOptions& options);
+// The same without holding it in memory: every tile is written to its places in `file` as it is decoded. Returns the
+// file's bytes. (An npy array in Fortran order, whose values lie singly, is made in memory all the same.)
+Result<uint64_t> restore_file(const ArchiveReader& reader, const DecodeOptions& options, PlacedSink& file);
 
 // The selected tokens and layers as contiguous rows in the planes' own dtype (quantized types: f16, un-rotated),
 // positions kept; `tokens` receives the token ids of the selected positions where the archive has them.

@@ -80,9 +80,10 @@ void load_rows(const KvView& view, uint32_t first, uint32_t count, float* out) {
       done += kLanes;
     } else {
       load_values(view, first + done, count - done, out + size_t{done} * channels);
-      return;
+      break;
     }
   }
+  note_reads(view, count);
 }
 
 bool all_finite(const float* values, size_t count) {

@@ -47,8 +47,8 @@ KeptRows copy_kept(const KvTensor& from, const std::vector<std::vector<uint32_t>
   uint64_t total_bytes = 0;
   for (const KvPlane& plane : from.planes)
     total_bytes += tokens[plane.token_set].size() * plane.view.packed_row_bytes();
-  const auto storage = std::make_shared<Bytes>(total_bytes);
-  std::byte* at = storage->data();
+  Bytes rows(total_bytes);
+  std::byte* at = rows.data();
   for (const KvPlane& plane : from.planes) {
     const std::vector<uint32_t>& of_set = tokens[plane.token_set];
     MutableKvView view = make_row_view(at, plane.view.dtype, static_cast<uint32_t>(of_set.size()), plane.view.kv_heads,
@@ -61,7 +61,7 @@ KeptRows copy_kept(const KvTensor& from, const std::vector<std::vector<uint32_t>
     kept.views.push_back(view);
     kept.tensor.planes.push_back({plane.layer, plane.side, plane.token_set, plane.rope, view});
   }
-  kept.tensor.storage = storage;
+  kept.tensor.storage = std::make_shared<const FileBytes>(std::move(rows));
   return kept;
 }
 

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -122,30 +123,64 @@ struct Directory {
 
 std::string section_name(SectionKind kind);  // "identity", "section 9", ...
 
+// Where the writer keeps tiles until the archive is put together.
+enum class TileKeeping : uint8_t {
+  kMemory,  // as they are
+  kSpill,   // what exceeds 64 MiB in an unlinked temporary file
+  kSizes,   // not at all: only the archive's size is wanted
+};
+
+// What finish() wrote.
+struct ArchiveSizes {
+  uint64_t bytes = 0;                  // of the whole archive
+  std::vector<uint64_t> level_bytes;   // [level] of its blocks, their indices included
+  std::vector<uint64_t> level_ends;    // [level] the archive up to and including it, without the trailer
+};
+
+class TileStore;
+
 class ArchiveWriter {
  public:
-  ArchiveWriter(ArchiveShape shape, uint32_t levels);
+  // `spill_folder`: for kSpill; empty: $TMPDIR, else /tmp.
+  ArchiveWriter(ArchiveShape shape, uint32_t levels, TileKeeping keeping = TileKeeping::kMemory,
+                const std::string& spill_folder = "");
+  ~ArchiveWriter();
 
   // Stored in ascending order of kind; compressed with zstd where that is smaller; an empty one is omitted. The shape
   // is not set this way.
   Status set_section(SectionKind kind, Bytes raw);
-  // Every (chunk, plane of the chunk, level) exactly once, in any order; `plane` counts from 0 within the chunk.
+  // Every (chunk, plane of the chunk, level) exactly once, in any order, from any thread; `plane` counts from 0 within
+  // the chunk. Errors: invalid_argument, limit; io of the temporary file.
   Status add_tile(uint32_t chunk, uint32_t plane, uint32_t level, Bytes tile, float distortion);
-  // Writes the archive front to back without seeking (a pipe will do). Error if tiles are missing.
-  Status finish(ByteSink& sink);
+  // Writes the archive front to back without seeking (a pipe will do). Error if tiles are missing. Of kSizes nothing is
+  // written; the sizes are those of any other way of keeping.
+  Result<ArchiveSizes> finish(ByteSink& sink);
 
  private:
   struct Tile {
-    Bytes bytes;
-    float distortion = 0;
+    TileEntry entry;
+    uint64_t kept_at = 0;  // in the store
     bool present = false;
   };
+  Status write_blocks(const std::vector<Bytes>& indices, ByteSink& sink);
   ArchiveShape shape_;
   uint32_t levels_;
   Status shape_status_;  // of the constructor's arguments; every call returns it
   std::vector<ChunkShape> chunks_;
   std::vector<std::vector<Tile>> tiles_;   // [level * chunks + chunk][plane]
+  std::unique_ptr<TileStore> store_;
   std::map<SectionKind, Bytes> sections_;  // not compressed
+};
+
+// One block as read; its tiles are not checked yet.
+struct ArchiveBlock {
+  uint32_t level = 0;
+  uint32_t chunk = 0;
+  Bytes bytes;
+  std::vector<TileEntry> index;   // [plane of the chunk]
+  std::vector<uint64_t> offsets;  // [plane of the chunk] into bytes
+  // One tile, verified against its checksum (corrupt).
+  Result<ByteSpan> tile(uint32_t plane) const;
 };
 
 class ArchiveReader {
@@ -168,6 +203,8 @@ class ArchiveReader {
   Result<std::vector<TileEntry>> tile_index(uint32_t level, uint32_t chunk) const;
   // One tile's bytes, verified against its checksum.
   Result<Bytes> tile(uint32_t level, uint32_t chunk, uint32_t plane) const;
+  // One block in one read.
+  Result<ArchiveBlock> block(uint32_t level, uint32_t chunk) const;
   // All tiles of one block in one read, verified.
   Result<std::vector<Bytes>> block_tiles(uint32_t level, uint32_t chunk) const;
   // Reads and checks every byte of the file, trailer included. Also `corrupt` if the file changed since open().

@@ -37,9 +37,9 @@ Result<Bytes> unpack_section(const SectionEntry& entry, Bytes stored) {
   return raw.error().within(fmt::format("{} at offset {}", section_name(entry.kind), entry.offset));
 }
 
-Result<Bytes> check_tile(ByteSpan tile, const TileEntry& entry, uint32_t level, uint32_t chunk, size_t plane) {
+Status check_tile(ByteSpan tile, const TileEntry& entry, uint32_t level, uint32_t chunk, size_t plane) {
   const uint64_t checksum = xxh3_64(tile);
-  if (checksum == entry.checksum) return Bytes(tile.begin(), tile.end());
+  if (checksum == entry.checksum) return {};
   return corrupt(fmt::format("level {} chunk {} plane {}: tile checksum {:016x}, index says {:016x}", level, chunk,
                              plane, checksum, entry.checksum));
 }
@@ -140,24 +140,39 @@ Result<Bytes> ArchiveReader::tile(uint32_t level, uint32_t chunk, uint32_t plane
   }
   uint64_t offset = directory_.block(level, chunk).offset + index.size() * kTileEntryBytes;
   for (uint32_t i = 0; i < plane; ++i) offset += index[i].bytes;
-  KVPACK_ASSIGN_OR_RETURN(const Bytes bytes, fetch(offset, index[plane].bytes));
-  return in_file(*source_, check_tile(bytes, index[plane], level, chunk, plane));
+  KVPACK_ASSIGN_OR_RETURN(Bytes bytes, fetch(offset, index[plane].bytes));
+  const Status status = check_tile(bytes, index[plane], level, chunk, plane);
+  if (!status.ok()) return status.error().within(source_->name());
+  return bytes;
+}
+
+Result<ByteSpan> ArchiveBlock::tile(uint32_t plane) const {
+  const ByteSpan view = ByteSpan(bytes).subspan(offsets[plane], index[plane].bytes);
+  KVPACK_RETURN_IF_ERROR(check_tile(view, index[plane], level, chunk, plane));
+  return view;
+}
+
+Result<ArchiveBlock> ArchiveReader::block(uint32_t level, uint32_t chunk) const {
+  KVPACK_RETURN_IF_ERROR(check_block_address(level, chunk));
+  const BlockEntry& entry = directory_.block(level, chunk);
+  ArchiveBlock block{level, chunk, {}, {}, {}};
+  KVPACK_ASSIGN_OR_RETURN(block.bytes, fetch(entry.offset, entry.bytes));
+  uint64_t offset = directory_.chunks[chunk].planes * kTileEntryBytes;
+  KVPACK_ASSIGN_OR_RETURN(block.index,
+                          in_file(*source_, decode_block_index(ByteSpan(block.bytes).first(offset), entry)));
+  for (const TileEntry& tile : block.index) {
+    block.offsets.push_back(offset);
+    offset += tile.bytes;
+  }
+  return block;
 }
 
 Result<std::vector<Bytes>> ArchiveReader::block_tiles(uint32_t level, uint32_t chunk) const {
-  KVPACK_RETURN_IF_ERROR(check_block_address(level, chunk));
-  const BlockEntry& block = directory_.block(level, chunk);
-  KVPACK_ASSIGN_OR_RETURN(const Bytes bytes, fetch(block.offset, block.bytes));
-  const uint64_t index_bytes = directory_.chunks[chunk].planes * kTileEntryBytes;
-  KVPACK_ASSIGN_OR_RETURN(const std::vector<TileEntry> index,
-                          in_file(*source_, decode_block_index(ByteSpan(bytes).first(index_bytes), block)));
+  KVPACK_ASSIGN_OR_RETURN(const ArchiveBlock of, block(level, chunk));
   std::vector<Bytes> tiles;
-  uint64_t offset = index_bytes;
-  for (size_t plane = 0; plane < index.size(); ++plane) {
-    const ByteSpan view = ByteSpan(bytes).subspan(offset, index[plane].bytes);
-    KVPACK_ASSIGN_OR_RETURN(Bytes tile, in_file(*source_, check_tile(view, index[plane], level, chunk, plane)));
-    tiles.push_back(std::move(tile));
-    offset += index[plane].bytes;
+  for (uint32_t plane = 0; plane < of.index.size(); ++plane) {
+    KVPACK_ASSIGN_OR_RETURN(const ByteSpan tile, in_file(*source_, of.tile(plane)));
+    tiles.emplace_back(tile.begin(), tile.end());
   }
   return tiles;
 }

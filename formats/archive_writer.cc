@@ -7,6 +7,7 @@
 #include "formats/archive_layout.h"
 #include "formats/archive_shape.h"
 #include "formats/checksum.h"
+#include "formats/tile_store.h"
 #include "formats/zstd_frame.h"
 
 namespace kvpack {
@@ -43,7 +44,8 @@ ArchiveHeader make_header(ByteSpan directory, uint64_t content_bytes) {
 
 }  // namespace
 
-ArchiveWriter::ArchiveWriter(ArchiveShape shape, uint32_t levels) : shape_(std::move(shape)), levels_(levels) {
+ArchiveWriter::ArchiveWriter(ArchiveShape shape, uint32_t levels, TileKeeping keeping, const std::string& spill_folder)
+    : shape_(std::move(shape)), levels_(levels), store_(std::make_unique<TileStore>(keeping, spill_folder)) {
   shape_status_ = as_argument_error(validate_shape(shape_));
   if (!shape_status_.ok()) return;
   // Again with the levels and the most sections there can be: what is begun can then be finished.
@@ -54,6 +56,8 @@ ArchiveWriter::ArchiveWriter(ArchiveShape shape, uint32_t levels) : shape_(std::
   tiles_.resize(levels_ * chunks_.size());
   for (size_t i = 0; i < tiles_.size(); ++i) tiles_[i].resize(chunks_[i % chunks_.size()].planes);
 }
+
+ArchiveWriter::~ArchiveWriter() = default;
 
 Status ArchiveWriter::set_section(SectionKind kind, Bytes raw) {
   KVPACK_RETURN_IF_ERROR(shape_status_);
@@ -86,11 +90,25 @@ Status ArchiveWriter::add_tile(uint32_t chunk, uint32_t plane, uint32_t level, B
   if (!(distortion >= 0) || distortion > std::numeric_limits<float>::max()) {
     return invalid_argument(fmt::format("{}: distortion {}", where, distortion));
   }
-  tile = {std::move(bytes), distortion, true};
+  tile.entry = {static_cast<uint32_t>(bytes.size()), distortion, store_->keeps_bytes() ? xxh3_64(bytes) : 0};
+  KVPACK_ASSIGN_OR_RETURN(tile.kept_at, store_->add(std::move(bytes)));
+  tile.present = true;
   return {};
 }
 
-Status ArchiveWriter::finish(ByteSink& sink) {
+Status ArchiveWriter::write_blocks(const std::vector<Bytes>& indices, ByteSink& sink) {
+  Bytes buffer;
+  for (size_t i = 0; i < tiles_.size(); ++i) {
+    KVPACK_RETURN_IF_ERROR(sink.write(indices[i]));
+    for (const Tile& tile : tiles_[i]) {
+      KVPACK_ASSIGN_OR_RETURN(const ByteSpan bytes, store_->load(tile.kept_at, tile.entry.bytes, buffer));
+      KVPACK_RETURN_IF_ERROR(sink.write(bytes));
+    }
+  }
+  return {};
+}
+
+Result<ArchiveSizes> ArchiveWriter::finish(ByteSink& sink) {
   KVPACK_RETURN_IF_ERROR(shape_status_);
   DirectoryTables tables;
   tables.levels = levels_;
@@ -107,6 +125,8 @@ Status ArchiveWriter::finish(ByteSink& sink) {
     tables.sections.push_back(section.entry);
     sections.push_back(std::move(section.bytes));
   }
+  ArchiveSizes sizes;
+  sizes.level_bytes.resize(levels_);
   std::vector<Bytes> indices;
   for (size_t i = 0; i < tiles_.size(); ++i) {
     std::vector<TileEntry> entries;
@@ -116,8 +136,8 @@ Status ArchiveWriter::finish(ByteSink& sink) {
         return invalid_argument(fmt::format("level {} chunk {}: the tile of plane {} is missing", i / chunks_.size(),
                                             i % chunks_.size(), entries.size()));
       }
-      entries.push_back({static_cast<uint32_t>(tile.bytes.size()), tile.distortion, xxh3_64(tile.bytes)});
-      bytes += tile.bytes.size();
+      entries.push_back(tile.entry);
+      bytes += tile.entry.bytes;
     }
     const float distortion = block_distortion(entries);
     if (bytes > std::numeric_limits<uint32_t>::max() || !(distortion <= std::numeric_limits<float>::max())) {
@@ -126,20 +146,24 @@ Status ArchiveWriter::finish(ByteSink& sink) {
     }
     indices.push_back(encode_block_index(entries));
     tables.blocks.push_back({0, static_cast<uint32_t>(bytes), distortion, xxh3_64(indices.back())});
-    content_bytes += bytes;
+    sizes.level_bytes[i / chunks_.size()] += bytes;
   }
+  const uint64_t blocks_at = content_bytes;
+  for (const uint64_t bytes : sizes.level_bytes) content_bytes += bytes;
 
   const Bytes directory = encode_directory(tables);
   const ArchiveHeader header = make_header(directory, content_bytes);
+  sizes.bytes = header.file_bytes;
+  uint64_t end = kHeaderBytes + directory.size() + blocks_at;
+  for (const uint64_t bytes : sizes.level_bytes) sizes.level_ends.push_back(end += bytes);
+  if (!store_->keeps_bytes()) return sizes;
   KVPACK_RETURN_IF_ERROR(sink.write(encode_header(header)));
   KVPACK_RETURN_IF_ERROR(sink.write(directory));
   for (const Bytes& section : sections) KVPACK_RETURN_IF_ERROR(sink.write(section));
-  for (size_t i = 0; i < tiles_.size(); ++i) {
-    KVPACK_RETURN_IF_ERROR(sink.write(indices[i]));
-    for (const Tile& tile : tiles_[i]) KVPACK_RETURN_IF_ERROR(sink.write(tile.bytes));
-  }
+  KVPACK_RETURN_IF_ERROR(write_blocks(indices, sink));
   KVPACK_RETURN_IF_ERROR(sink.write(directory));
-  return sink.write(encode_footer(header));
+  KVPACK_RETURN_IF_ERROR(sink.write(encode_footer(header)));
+  return sizes;
 }
 
 }  // namespace kvpack

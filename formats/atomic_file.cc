@@ -15,7 +15,7 @@
 #include <cstring>
 
 #include "formats/byte_io.h"
-#include "formats/file_descriptor.h"
+#include "formats/open_file.h"
 
 namespace kvpack {
 namespace {
@@ -49,6 +49,10 @@ void forget_temporary_path(int slot) {
 
 // Installed with SA_RESETHAND, so raising the signal again, once this returns, ends the process the default way.
 void on_fatal_signal(int signal_number) {
+  if (signal_number == SIGBUS) {
+    constexpr char kMessage[] = "kvpack: error: a file became shorter while it was being read, or its disk failed\n";
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage, sizeof kMessage - 1);
+  }
   for (SignalSlot& slot : g_signal_slots) {
     if (slot.state.load() == kReady) ::unlink(slot.path);
   }
@@ -140,7 +144,7 @@ class StdoutSink : public ByteSink {
 }  // namespace
 
 void remove_temporary_files_on_signal() {
-  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGBUS}) {
     struct sigaction previous = {};
     if (::sigaction(signal_number, nullptr, &previous) == 0 && previous.sa_handler == SIG_IGN) continue;
     struct sigaction action = {};
@@ -188,6 +192,20 @@ Status AtomicFile::write(ByteSpan bytes) {
   if (fd_ < 0 || failed_) return io_error(path_ + ": no longer open for writing");
   const Status status = write_all(fd_, path_, bytes);
   failed_ = !status.ok();
+  return status;
+}
+
+Status AtomicFile::set_size(uint64_t bytes) {
+  if (fd_ < 0 || failed_) return io_error(path_ + ": no longer open for writing");
+  if (::ftruncate(fd_, static_cast<off_t>(bytes)) == 0) return {};
+  failed_ = true;
+  return system_error(path_, "cannot be made that long", errno);
+}
+
+Status AtomicFile::write_at(uint64_t offset, ByteSpan bytes) {
+  if (fd_ < 0 || failed_) return io_error(path_ + ": no longer open for writing");
+  const Status status = kvpack::write_at(fd_, path_, offset, bytes);
+  if (!status.ok()) failed_ = true;
   return status;
 }
 

@@ -2,54 +2,14 @@
 // Reading: memory, regular files, standard input. Writing is in atomic_file.cc.
 #include "formats/byte_io.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 
-#include "formats/file_descriptor.h"
+#include "formats/open_file.h"
 
 namespace kvpack {
 namespace {
-
-// Reads until `count` bytes or the end; the number read.
-Result<uint64_t> read_up_to(int fd, const std::string& name, MutableByteSpan out) {
-  uint64_t done = 0;
-  while (done < out.size()) {
-    const ssize_t got = ::read(fd, out.data() + done, std::min<uint64_t>(out.size() - done, kMaxTransferBytes));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return system_error(name, "cannot read", errno);
-    if (got == 0) break;
-    done += static_cast<uint64_t>(got);
-  }
-  return done;
-}
-
-struct OpenFile {
-  FileDescriptor fd;
-  uint64_t size = 0;
-};
-
-Result<OpenFile> open_regular_file(const std::string& path) {
-  // stat before open: opening a FIFO would wait for a writer, and opening a device may act on it.
-  struct stat info;
-  if (::stat(path.c_str(), &info) != 0) return system_error(path, "cannot open", errno);
-  if (!S_ISREG(info.st_mode)) {
-    return io_error(fmt::format("{}: is {}, expected a regular file", path, file_type_name(info.st_mode)));
-  }
-  OpenFile file;
-  file.fd = FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd.get() < 0) return system_error(path, "cannot open", errno);
-  if (::fstat(file.fd.get(), &info) != 0) return system_error(path, "cannot stat", errno);
-  if (!S_ISREG(info.st_mode)) {  // swapped between the two calls
-    return io_error(fmt::format("{}: is {}, expected a regular file", path, file_type_name(info.st_mode)));
-  }
-  file.size = static_cast<uint64_t>(info.st_size);
-  return file;
-}
 
 class FileSource : public ByteSource {
  public:
@@ -63,18 +23,7 @@ class FileSource : public ByteSource {
           fmt::format("{}: {} bytes at offset {} asked for, the file has {}", path_, count, offset, file_.size));
     }
     Bytes bytes(count);
-    uint64_t done = 0;
-    while (done < count) {
-      const ssize_t got = ::pread(file_.fd.get(), bytes.data() + done,
-                                  std::min<uint64_t>(count - done, kMaxTransferBytes), off_t(offset + done));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return system_error(path_, fmt::format("cannot read at offset {}", offset + done), errno);
-      if (got == 0) {
-        return truncated(fmt::format("{}: ends at offset {}, was {} bytes long when opened: it shrank while being read",
-                                     path_, offset + done, file_.size));
-      }
-      done += static_cast<uint64_t>(got);
-    }
+    KVPACK_RETURN_IF_ERROR(read_at(file_.fd.get(), path_, offset, bytes));
     return bytes;
   }
 

@@ -2,6 +2,7 @@
 // Where bytes come from and go to: random-access sources, sequential sinks, whole files, atomic writes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,6 +26,14 @@ class ByteSink {
  public:
   virtual ~ByteSink() = default;
   virtual Status write(ByteSpan bytes) = 0;
+};
+
+// A file whose parts are written in any order, from any thread. What is never written reads as zeros.
+class PlacedSink {
+ public:
+  virtual ~PlacedSink() = default;
+  virtual Status set_size(uint64_t bytes) = 0;  // before the first part
+  virtual Status write_at(uint64_t offset, ByteSpan bytes) = 0;
 };
 
 class MemorySource : public ByteSource {
@@ -62,7 +71,7 @@ std::unique_ptr<ByteSink> stdout_sink();
 // synced, renamed. Without commit(), or after a failed write, nothing is left behind. An existing file is kept unless
 // `overwrite`, even one that appears between create() and commit(). A symbolic link to a file is followed; a folder,
 // device, FIFO or socket under the name is an io error.
-class AtomicFile : public ByteSink {
+class AtomicFile : public ByteSink, public PlacedSink {
  public:
   static Result<std::unique_ptr<AtomicFile>> create(const std::string& path, bool overwrite);
   ~AtomicFile() override;
@@ -70,6 +79,8 @@ class AtomicFile : public ByteSink {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   Status write(ByteSpan bytes) override;
+  Status set_size(uint64_t bytes) override;
+  Status write_at(uint64_t offset, ByteSpan bytes) override;
   Status commit();
 
  private:
@@ -80,10 +91,10 @@ class AtomicFile : public ByteSink {
   int fd_ = -1;
   int signal_slot_ = -1;  // in the table that remove_temporary_files_on_signal() reads
   bool overwrite_ = false;
-  bool failed_ = false;
+  std::atomic<bool> failed_ = false;
 };
 
-// From now on SIGINT, SIGTERM and SIGHUP remove the temporary files of all AtomicFiles (the first 64 open at a time)
+// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary files of all AtomicFiles (the first 64 open at a time)
 // before they end the process as they would have. A signal that is ignored (nohup) stays ignored. Call once, from main.
 void remove_temporary_files_on_signal();
 

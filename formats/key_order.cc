@@ -37,8 +37,9 @@ void reorder(const KvView& from, bool to_llama, std::byte* out) {
 
 // Both storages, as one.
 struct TwoStorages {
-  std::shared_ptr<const Bytes> old;
-  Bytes keys;
+  TwoStorages(std::shared_ptr<const FileBytes> before, Bytes own) : old(std::move(before)), keys(std::move(own)) {}
+  std::shared_ptr<const FileBytes> old;
+  FileBytes keys;
 };
 
 }  // namespace
@@ -58,9 +59,9 @@ Result<KvTensor> with_key_order_of(KvFileFormat to, const KvTensor& tensor) {
     }
     key_bytes += plane.view.tokens * plane.view.packed_row_bytes();
   }
-  const auto storages = std::make_shared<TwoStorages>(TwoStorages{tensor.storage, Bytes(key_bytes)});
+  Bytes keys(key_bytes);
   KvTensor result = tensor;
-  std::byte* at = storages->keys.data();
+  std::byte* at = keys.data();
   for (KvPlane& plane : result.planes) {
     if (plane.side != Side::kKey) continue;
     const KvView& from = plane.view;
@@ -68,7 +69,8 @@ Result<KvTensor> with_key_order_of(KvFileFormat to, const KvTensor& tensor) {
     plane.view = make_row_view<const std::byte>(at, from.dtype, from.tokens, from.kv_heads, from.head_dim);
     at += from.tokens * from.packed_row_bytes();
   }
-  result.storage = std::shared_ptr<const Bytes>(storages, &storages->keys);
+  const auto storages = std::make_shared<const TwoStorages>(tensor.storage, std::move(keys));
+  result.storage = std::shared_ptr<const FileBytes>(storages, &storages->keys);
   return result;
 }
 

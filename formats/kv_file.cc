@@ -4,6 +4,9 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
+#include "formats/kv_planes.h"
 #include "formats/llama_state.h"
 #if __has_include("formats/safetensors.h")
 #include "formats/safetensors.h"
@@ -37,6 +40,17 @@ Error unknown_format(ByteSpan bytes) {
   return unsupported(fmt::format("not a KV cache file: its first bytes are {}; {}", first_bytes, kKnownFormats));
 }
 
+Result<KvFile> read_any(std::shared_ptr<const FileBytes> bytes, const KvReadOptions& options) {
+  if (looks_like_llama_state(*bytes)) return read_llama_state(std::move(bytes), options);
+#ifdef KVPACK_HAS_NPY
+  if (looks_like_npy(*bytes)) return read_npy(std::move(bytes), options);
+#endif
+#ifdef KVPACK_HAS_SAFETENSORS
+  if (looks_like_safetensors(*bytes)) return read_safetensors(std::move(bytes), options);
+#endif
+  return unknown_format(*bytes);
+}
+
 }  // namespace
 
 std::string_view kv_file_format_name(KvFileFormat format) {
@@ -56,35 +70,63 @@ bool LlamaLayout::any() const {
 }
 
 Result<KvFile> read_kv_file(Bytes bytes, const KvReadOptions& options) {
-  if (looks_like_llama_state(bytes)) return read_llama_state(std::move(bytes), options);
-#ifdef KVPACK_HAS_NPY
-  if (looks_like_npy(bytes)) return read_npy(std::move(bytes), options);
-#endif
-#ifdef KVPACK_HAS_SAFETENSORS
-  if (looks_like_safetensors(bytes)) return read_safetensors(std::move(bytes), options);
-#endif
-  return unknown_format(bytes);
+  return read_kv_file(std::make_shared<const FileBytes>(std::move(bytes)), options);
 }
 
-Result<KvFileImage> open_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options) {
+Result<KvFile> read_kv_file(std::shared_ptr<const FileBytes> bytes, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(KvFile file, read_any(std::move(bytes), options));
+  if (file.tensor.storage->is_mapped()) {
+    for (KvPlane& plane : file.tensor.planes) plane.view.mapping = file.tensor.storage.get();
+  }
+  return file;
+}
+
+namespace {
+
+Result<KvFileLayout> read_any_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options) {
   switch (format) {
     case KvFileFormat::kLlamaState:
-      return open_llama_container(container);
+      return read_llama_layout(container);
     case KvFileFormat::kSafetensors:
 #ifdef KVPACK_HAS_SAFETENSORS
-      return open_safetensors_container(container, options);
+      return read_safetensors_layout(container, options);
 #else
       break;
 #endif
     case KvFileFormat::kNpy:
 #ifdef KVPACK_HAS_NPY
-      return open_npy_container(container, options);
+      return read_npy_layout(container, options);
 #else
       break;
 #endif
   }
   return unsupported(fmt::format("containers of format {} ({}) are not known", static_cast<unsigned>(format),
                                  kv_file_format_name(format)));
+}
+
+}  // namespace
+
+Result<KvFileLayout> read_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(KvFileLayout layout, read_any_container(format, container, options));
+  if (layout.bytes <= kMaxRebuiltFileBytes) return layout;
+  return limit_exceeded(fmt::format("the file would have {} bytes, at most {}", layout.bytes, kMaxRebuiltFileBytes));
+}
+
+Result<KvFileImage> open_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(KvFileLayout layout, read_container(format, container, options));
+  return image_of(std::move(layout));
+}
+
+Result<KvFileImage> image_of(KvFileLayout layout) {
+  KvFileImage image;
+  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(layout.bytes));
+  for (const auto& [offset, bytes] : layout.pieces) {
+    if (!bytes.empty()) std::memcpy(image.bytes->data() + offset, bytes.data(), bytes.size());
+  }
+  image.token_sets = std::move(layout.token_sets);
+  image.planes = std::move(layout.planes);
+  for (size_t p = 0; p < image.planes.size(); ++p) image.planes[p].data = image.bytes->data() + layout.plane_offsets[p];
+  return image;
 }
 
 }  // namespace kvpack

@@ -39,15 +39,31 @@ struct KvReadOptions {
 
 // Recognises the format by content. Errors: unsupported (unknown version or module: named), corrupt, truncated,
 // invalid_argument (facts contradict the file: both numbers named).
+Result<KvFile> read_kv_file(std::shared_ptr<const FileBytes> bytes, const KvReadOptions& options);
 Result<KvFile> read_kv_file(Bytes bytes, const KvReadOptions& options);
 
-// A file rebuilt from a container, its values still zero: fill `planes` (same order and shapes as at encoding), then
-// write `bytes`.
+// Where everything belongs in the file that a container describes.
+struct KvFileLayout {
+  struct Piece {
+    uint64_t offset = 0;  // in the file
+    ByteSpan bytes;       // in the container
+  };
+  uint64_t bytes = 0;         // of the whole file
+  std::vector<Piece> pieces;  // all but the values
+  std::vector<TokenSet> token_sets;
+  std::vector<MutableKvView> planes;    // their data unset; same order and shapes as at encoding
+  std::vector<uint64_t> plane_offsets;  // where a plane's data begins in the file
+};
+// `container` must outlive the layout. Errors: unsupported, corrupt, truncated, limit (a file of more than 64 GiB).
+Result<KvFileLayout> read_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options);
+
+// A file rebuilt in memory, its values still zero: fill `planes`, then write `bytes`.
 struct KvFileImage {
   std::shared_ptr<Bytes> bytes;
   std::vector<TokenSet> token_sets;
   std::vector<MutableKvView> planes;
 };
+Result<KvFileImage> image_of(KvFileLayout layout);  // limit if there is not enough memory
 Result<KvFileImage> open_container(KvFileFormat format, ByteSpan container, const KvReadOptions& options);
 
 // How to lay out a llama.cpp state file on conversion. Unset fields keep what the container has (or, from another

@@ -119,6 +119,16 @@ Result<DType> dtype_from_name(std::string_view name) {
   return invalid_argument(fmt::format("unknown cache type '{}'; known: {}", name, known));
 }
 
+void note_reads(const KvView& view, uint32_t tokens) {
+  if (view.mapping == nullptr) return;
+  const bool blocks = dtype_is_quantized(view.dtype);
+  // Dimensions that lie further apart than tokens make runs of their own.
+  uint64_t runs = view.row_of_token == nullptr ? 1 : tokens;
+  if (!blocks && view.head_stride > view.token_stride) runs *= view.kv_heads;
+  if (!blocks && view.channel_stride > view.token_stride) runs *= view.head_dim;
+  view.mapping->note_reads(runs, view.token_stride * (view.row_of_token == nullptr ? tokens : 1));
+}
+
 void load_values(const KvView& view, uint32_t first, uint32_t count, float* out) {
   const uint32_t channels = view.channels();
   for (uint32_t token = first; token < first + count; ++token, out += channels) {
@@ -135,6 +145,7 @@ void load_values(const KvView& view, uint32_t first, uint32_t count, float* out)
     }
     if (view.hadamard_block > 0) rotate_hadamard(out, channels, view.hadamard_block);
   }
+  note_reads(view, count);
 }
 
 void store_values(const MutableKvView& view, uint32_t first, uint32_t count, const float* values) {
@@ -176,7 +187,7 @@ void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out
         std::memcpy(at, row + head * view.head_stride + d * view.channel_stride, element_bytes);
       }
     }
-  }
+  }  note_reads(view, count);
 }
 
 void store_raw(const MutableKvView& view, uint32_t first, uint32_t count, const std::byte* bytes) {

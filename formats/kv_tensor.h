@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "formats/bytes.h"
+#include "formats/file_bytes.h"
 #include "formats/result.h"
 
 namespace kvpack {
@@ -69,6 +70,7 @@ struct BasicKvView {
   uint64_t channel_stride = 0;
   const uint32_t* row_of_token = nullptr;  // null: identity
   uint32_t hadamard_block = 0;
+  const FileBytes* mapping = nullptr;  // what the values are mapped from, to be told of reads; null: memory
 
   uint32_t channels() const { return kv_heads * head_dim; }
   uint64_t row_of(uint32_t token) const { return row_of_token != nullptr ? row_of_token[token] : token; }
@@ -77,8 +79,8 @@ struct BasicKvView {
     return uint64_t{channels()} / dtype_block_values(dtype) * dtype_block_bytes(dtype);
   }
   operator BasicKvView<const std::byte>() const requires(!std::is_const_v<Byte>) {
-    return {data,         dtype,       tokens,         kv_heads,     head_dim,
-            token_stride, head_stride, channel_stride, row_of_token, hadamard_block};
+    return {data,        dtype,          tokens,       kv_heads,       head_dim, token_stride,
+            head_stride, channel_stride, row_of_token, hadamard_block, mapping};
   }
 };
 using KvView = BasicKvView<const std::byte>;
@@ -120,6 +122,8 @@ void store_values(const MutableKvView& view, uint32_t first, uint32_t count, con
 // The stored bytes of tokens [first, first + count), as they are: [token][packed_row_bytes]. store_raw is the inverse.
 void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out);
 void store_raw(const MutableKvView& view, uint32_t first, uint32_t count, const std::byte* bytes);
+// Whoever reads a view's bytes in another way says that it read `tokens` tokens in a row (file_bytes.h).
+void note_reads(const KvView& view, uint32_t tokens);
 
 // One (layer, side) of one token set.
 struct KvPlane {
@@ -133,7 +137,7 @@ struct KvPlane {
 struct KvTensor {
   std::vector<TokenSet> token_sets;
   std::vector<KvPlane> planes;           // token set by token set, layers ascending, K before V
-  std::shared_ptr<const Bytes> storage;  // keeps the views' bytes alive; may be null when the caller does
+  std::shared_ptr<const FileBytes> storage;  // keeps the views' bytes alive; may be null when the caller does
 
   uint64_t values() const;     // number of stored values
   uint64_t raw_bytes() const;  // their bytes as stored

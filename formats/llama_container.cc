@@ -10,8 +10,6 @@
 // cannot place a plane where the file's own structure does not.
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "formats/kv_planes.h"
 #include "formats/llama_state.h"
 
@@ -151,28 +149,28 @@ Result<LlamaContainer> read_llama_container(ByteSpan container, uint64_t max_byt
   return result;
 }
 
-Result<KvFileImage> open_llama_container(ByteSpan container) {
+Result<KvFileLayout> read_llama_layout(ByteSpan container) {
   auto opened = read_llama_container(container, kMaxRebuiltFileBytes);
   if (!opened.ok()) return opened.error().within("llama.cpp container");
-  KvFileImage image;
-  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(opened->state.total_bytes));
+  KvFileLayout layout;
+  layout.bytes = opened->state.total_bytes;
   uint64_t at = 0;
   uint64_t from = 0;
-  const ByteSpan skeleton = opened->skeleton;
-  const auto copy_until = [&](uint64_t offset) {
-    if (offset > at) std::memcpy(image.bytes->data() + at, skeleton.data() + from, offset - at);
+  const auto piece_until = [&](uint64_t offset) {
+    if (offset > at) layout.pieces.push_back({at, opened->skeleton.subspan(from, offset - at)});
     from += offset - at;
   };
   for (const auto& [offset, bytes] : plane_extents(opened->state)) {
-    copy_until(offset);
+    piece_until(offset);
     at = offset + bytes;
   }
-  copy_until(opened->state.total_bytes);
-  image.token_sets = std::move(opened->planes.token_sets);
+  piece_until(layout.bytes);
+  layout.token_sets = std::move(opened->planes.token_sets);
   for (const LlamaPlaneSpec& spec : opened->planes.planes) {
-    image.planes.push_back(llama_plane_view(image.bytes->data(), spec, image.token_sets[spec.token_set]));
+    layout.planes.push_back(llama_plane_view<std::byte>(nullptr, spec, layout.token_sets[spec.token_set]));
+    layout.plane_offsets.push_back(spec.stored.offset);
   }
-  return image;
+  return layout;
 }
 
 }  // namespace kvpack

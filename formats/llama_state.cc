@@ -94,7 +94,7 @@ std::string assumptions_of(const LlamaPlanes& planes, bool heads_known, bool rot
 
 }  // namespace
 
-Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options) {
+Result<KvFile> read_llama_state(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options) {
   KvFile file;
   const ModelFacts* facts = options.facts;
   if (facts != nullptr) {
@@ -102,7 +102,6 @@ Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options) {
     ModelFacts own_layout = with_llama_cpp_layout(*facts);
     if (own_layout.ropes != facts->ropes) file.facts = std::move(own_layout);
   }
-  const auto storage = std::make_shared<const Bytes>(std::move(bytes));
   KVPACK_ASSIGN_OR_RETURN(std::vector<LlamaState> readings, search_llama_readings(*storage));
   const size_t count = readings.size();
   KVPACK_ASSIGN_OR_RETURN(Reading reading, choose_reading(std::move(readings), facts));
@@ -123,7 +122,7 @@ Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options) {
   for (const LlamaPlaneSpec& spec : planes.planes) {
     const TokenSet& set = planes.token_sets[spec.token_set];
     file.tensor.planes.push_back(
-        {spec.layer, spec.side, spec.token_set, spec.rope, llama_plane_view(storage->data(), spec, set)});
+        {spec.layer, spec.side, spec.token_set, spec.rope, llama_plane_view(storage->data() + spec.stored.offset, spec, set)});
   }
   // Moving the sets keeps the row tables where the views point.
   file.tensor.token_sets = std::move(planes.token_sets);

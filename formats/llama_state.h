@@ -204,9 +204,10 @@ void assume_rotation(LlamaPlanes& planes, bool heads_known);
 // The block in which llama.cpp rotates heads of a quantized cache; 0: not at all.
 uint32_t llama_hadamard_block(Side side, uint32_t head_dim);
 
+// `data`: the plane's, or null.
 template <typename Byte>
-BasicKvView<Byte> llama_plane_view(Byte* file, const LlamaPlaneSpec& spec, const TokenSet& token_set) {
-  auto view = make_row_view(file + spec.stored.offset, spec.stored.dtype, spec.cells, spec.kv_heads, spec.head_dim);
+BasicKvView<Byte> llama_plane_view(Byte* data, const LlamaPlaneSpec& spec, const TokenSet& token_set) {
+  auto view = make_row_view(data, spec.stored.dtype, spec.cells, spec.kv_heads, spec.head_dim);
   if (spec.stored.transposed) {
     view.token_stride = dtype_block_bytes(spec.stored.dtype);
     view.channel_stride = view.token_stride * spec.cells;
@@ -227,7 +228,7 @@ struct LlamaContainer {
 Bytes write_llama_container(ByteSpan file, const LlamaState& state, const LlamaPlanes& planes, bool heads_known);
 Result<LlamaContainer> read_llama_container(ByteSpan container, uint64_t max_bytes);
 
-Result<KvFile> read_llama_state(Bytes bytes, const KvReadOptions& options);
-Result<KvFileImage> open_llama_container(ByteSpan container);
+Result<KvFile> read_llama_state(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options);
+Result<KvFileLayout> read_llama_layout(ByteSpan container);
 
 }  // namespace kvpack

@@ -80,11 +80,16 @@ TokenSet token_set_of(const NpyCache& cache) {
   return set;
 }
 
-// A view of one (layer, side) of the values at `data`.
+// Where one (layer, side) begins among the values.
+uint64_t offset_of(const NpyCache& cache, uint32_t layer, uint32_t side) {
+  return layer * cache.strides[0] + side * cache.strides[1];
+}
+
+// A view of one (layer, side) at `data`, or null.
 template <typename Byte>
-BasicKvView<Byte> view_of(const NpyCache& cache, uint32_t layer, uint32_t side, Byte* data) {
+BasicKvView<Byte> view_of(const NpyCache& cache, Byte* data) {
   BasicKvView<Byte> view;
-  view.data = data + layer * cache.strides[0] + side * cache.strides[1];
+  view.data = data;
   view.dtype = cache.dtype;
   view.kv_heads = static_cast<uint32_t>(cache.header.shape[2]);
   view.tokens = static_cast<uint32_t>(cache.header.shape[3]);
@@ -99,9 +104,9 @@ BasicKvView<Byte> view_of(const NpyCache& cache, uint32_t layer, uint32_t side, 
 
 bool looks_like_npy(ByteSpan bytes) { return bytes.size() >= 6 && std::memcmp(bytes.data(), "\x93NUMPY", 6) == 0; }
 
-Result<KvFile> read_npy(Bytes bytes, const KvReadOptions& options) {
-  KVPACK_ASSIGN_OR_RETURN(NpyCache cache, parse_cache(bytes, options.facts));
-  const uint64_t data_bytes = bytes.size() - cache.header.data_offset;
+Result<KvFile> read_npy(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(NpyCache cache, parse_cache(*storage, options.facts));
+  const uint64_t data_bytes = storage->size() - cache.header.data_offset;
   if (data_bytes != cache.data_bytes) {
     const std::string text = fmt::format("npy: {} bytes of values, the header says {}", data_bytes, cache.data_bytes);
     return data_bytes < cache.data_bytes ? truncated(text) : corrupt(text);
@@ -109,14 +114,14 @@ Result<KvFile> read_npy(Bytes bytes, const KvReadOptions& options) {
   KvFile file;
   file.format = KvFileFormat::kNpy;
   file.facts = transformers_facts(options);
-  file.container.assign(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(cache.header.data_offset));
-  const auto storage = std::make_shared<const Bytes>(std::move(bytes));
+  file.container.assign(storage->data(), storage->data() + cache.header.data_offset);
   file.tensor.storage = storage;
   file.tensor.token_sets.push_back(token_set_of(cache));
   for (uint32_t layer = 0; layer < cache.layer_of.size(); ++layer) {
     for (const Side side : {Side::kKey, Side::kValue}) {
       KvPlane plane{cache.layer_of[layer], side, 0, -1, {}};
-      plane.view = view_of(cache, layer, static_cast<uint32_t>(side), storage->data() + cache.header.data_offset);
+      plane.view = view_of(cache, storage->data() + cache.header.data_offset +
+                                     offset_of(cache, layer, static_cast<uint32_t>(side)));
       KVPACK_RETURN_IF_ERROR(match_facts(options.facts, plane));
       file.tensor.planes.push_back(plane);
     }
@@ -128,25 +133,24 @@ Result<KvFile> read_npy(Bytes bytes, const KvReadOptions& options) {
   return file;
 }
 
-Result<KvFileImage> open_npy_container(ByteSpan container, const KvReadOptions& options) {
+Result<KvFileLayout> read_npy_layout(ByteSpan container, const KvReadOptions& options) {
   KVPACK_ASSIGN_OR_RETURN(NpyCache cache, parse_cache(container, options.facts));
   const uint64_t data_offset = cache.header.data_offset;
   if (container.size() != data_offset) {
     return corrupt(
         fmt::format("npy container: {} bytes after the header, expected none", container.size() - data_offset));
   }
-  uint64_t file_bytes = 0;
-  if (!checked_add(data_offset, cache.data_bytes, &file_bytes)) return corrupt("npy shape overflows 64 bits");
-  KvFileImage image;
-  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(file_bytes));
-  std::memcpy(image.bytes->data(), container.data(), data_offset);
-  image.token_sets.push_back(token_set_of(cache));
+  KvFileLayout layout;
+  if (!checked_add(data_offset, cache.data_bytes, &layout.bytes)) return corrupt("npy shape overflows 64 bits");
+  layout.pieces.push_back({0, container});
+  layout.token_sets.push_back(token_set_of(cache));
   for (uint32_t layer = 0; layer < cache.layer_of.size(); ++layer) {
     for (uint32_t side = 0; side < 2; ++side) {
-      image.planes.push_back(view_of(cache, layer, side, image.bytes->data() + data_offset));
+      layout.planes.push_back(view_of<std::byte>(cache, nullptr));
+      layout.plane_offsets.push_back(data_offset + offset_of(cache, layer, side));
     }
   }
-  return image;
+  return layout;
 }
 
 Result<Bytes> write_npy(const KvTensor& tensor, std::optional<DType> dtype) {
@@ -176,7 +180,7 @@ Result<Bytes> write_npy(const KvTensor& tensor, std::optional<DType> dtype) {
   const uint64_t data_offset = bytes.size();
   bytes.resize(data_offset + cache.data_bytes);
   for (uint32_t i = 0; i < tensor.planes.size(); ++i) {
-    copy_plane(tensor.planes[i].view, view_of(cache, i / 2, i % 2, bytes.data() + data_offset));
+    copy_plane(tensor.planes[i].view, view_of(cache, bytes.data() + data_offset + offset_of(cache, i / 2, i % 2)));
   }
   return bytes;
 }

@@ -15,9 +15,9 @@ namespace kvpack {
 bool looks_like_npy(ByteSpan bytes);
 
 // Zero copy: the planes view `bytes`. With facts of which some layers have no KV, the array's layers are the others.
-Result<KvFile> read_npy(Bytes bytes, const KvReadOptions& options);
+Result<KvFile> read_npy(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options);
 
 // The file around its values, which are zero.
-Result<KvFileImage> open_npy_container(ByteSpan container, const KvReadOptions& options);
+Result<KvFileLayout> read_npy_layout(ByteSpan container, const KvReadOptions& options);
 
 }  // namespace kvpack

@@ -187,9 +187,9 @@ bool looks_like_safetensors(ByteSpan bytes) {
   return header_bytes >= 2 && header_bytes <= kMaxSafetensorsHeaderBytes && bytes[8] == std::byte{'{'};
 }
 
-Result<KvFile> read_safetensors(Bytes bytes, const KvReadOptions& options) {
-  KVPACK_ASSIGN_OR_RETURN(SafetensorsHeader header, parse_safetensors_header(bytes));
-  const uint64_t data_bytes = bytes.size() - header.data_offset;
+Result<KvFile> read_safetensors(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options) {
+  KVPACK_ASSIGN_OR_RETURN(SafetensorsHeader header, parse_safetensors_header(*storage));
+  const uint64_t data_bytes = storage->size() - header.data_offset;
   if (header.data_bytes != data_bytes) {
     const std::string text =
         fmt::format("safetensors: the tensors end at {} bytes of data, the file has {}", header.data_bytes, data_bytes);
@@ -198,10 +198,9 @@ Result<KvFile> read_safetensors(Bytes bytes, const KvReadOptions& options) {
   KVPACK_ASSIGN_OR_RETURN(FoundPlanes planes, find_planes(header));
   KvFile file;
   file.format = KvFileFormat::kSafetensors;
-  file.container = make_container(bytes, header);
+  file.container = make_container(*storage, header);
   file.facts = transformers_facts(options);
   KVPACK_ASSIGN_OR_RETURN(file.tensor.token_sets, make_token_sets(header, planes));
-  const auto storage = std::make_shared<const Bytes>(std::move(bytes));
   file.tensor.storage = storage;
   const auto add = [&](uint32_t set, const PlaneKey& key, const FoundPlane& found) -> Status {
     MutableKvView view = found.view;
@@ -219,13 +218,12 @@ Result<KvFile> read_safetensors(Bytes bytes, const KvReadOptions& options) {
   return file;
 }
 
-Result<KvFileImage> open_safetensors_container(ByteSpan container, const KvReadOptions& options) {
+Result<KvFileLayout> read_safetensors_layout(ByteSpan container, const KvReadOptions& options) {
   KVPACK_ASSIGN_OR_RETURN(SafetensorsHeader header, parse_safetensors_header(container));
   KVPACK_ASSIGN_OR_RETURN(FoundPlanes planes, find_planes(header));
-  KvFileImage image;
-  KVPACK_ASSIGN_OR_RETURN(image.token_sets, make_token_sets(header, planes));
-  uint64_t file_bytes = 0;
-  if (!checked_add(header.data_offset, header.data_bytes, &file_bytes)) return corrupt("safetensors: sizes overflow");
+  KvFileLayout layout;
+  KVPACK_ASSIGN_OR_RETURN(layout.token_sets, make_token_sets(header, planes));
+  if (!checked_add(header.data_offset, header.data_bytes, &layout.bytes)) return corrupt("safetensors: sizes overflow");
   ByteReader others(container, header.data_offset);
   uint64_t other_bytes = 0;
   for (const SafetensorsEntry& entry : header.entries) {
@@ -235,24 +233,21 @@ Result<KvFileImage> open_safetensors_container(ByteSpan container, const KvReadO
     return corrupt(
         fmt::format("safetensors container: {} bytes of other tensors, expected {}", others.remaining(), other_bytes));
   }
-  KVPACK_ASSIGN_OR_RETURN(image.bytes, allocate_file(file_bytes));
-  std::memcpy(image.bytes->data(), container.data(), header.data_offset);
-  std::byte* data = image.bytes->data() + header.data_offset;
+  layout.pieces.push_back({0, container.first(header.data_offset)});
   for (const SafetensorsEntry& entry : header.entries) {
     if (parse_plane_name(entry.name) || entry.begin == entry.end) continue;
     KVPACK_ASSIGN_OR_RETURN(ByteSpan part, others.take(entry.end - entry.begin, entry.name));
-    std::memcpy(data + entry.begin, part.data(), part.size());
+    layout.pieces.push_back({header.data_offset + entry.begin, part});
   }
   const auto add = [&](uint32_t set, const PlaneKey& key, const FoundPlane& found) -> Status {
-    MutableKvView view = found.view;
-    view.data = data + found.entry->begin;
-    KvPlane plane{key.first, key.second, set, -1, view};
+    KvPlane plane{key.first, key.second, set, -1, found.view};
     KVPACK_RETURN_IF_ERROR(match_facts(options.facts, plane));
-    image.planes.push_back(view);
+    layout.planes.push_back(found.view);
+    layout.plane_offsets.push_back(header.data_offset + found.entry->begin);
     return {};
   };
-  KVPACK_RETURN_IF_ERROR(for_each_plane(image.token_sets, planes, add));
-  return image;
+  KVPACK_RETURN_IF_ERROR(for_each_plane(layout.token_sets, planes, add));
+  return layout;
 }
 
 }  // namespace kvpack

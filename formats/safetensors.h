@@ -16,9 +16,9 @@ namespace kvpack {
 bool looks_like_safetensors(ByteSpan bytes);
 
 // Zero copy: the planes view `bytes`. Facts made from a GGUF are taken in transformers' channel order (KvFile::facts).
-Result<KvFile> read_safetensors(Bytes bytes, const KvReadOptions& options);
+Result<KvFile> read_safetensors(std::shared_ptr<const FileBytes> storage, const KvReadOptions& options);
 
 // The file around its values, which are zero.
-Result<KvFileImage> open_safetensors_container(ByteSpan container, const KvReadOptions& options);
+Result<KvFileLayout> read_safetensors_layout(ByteSpan container, const KvReadOptions& options);
 
 }  // namespace kvpack

@@ -47,7 +47,7 @@ inline void fill_and_write(SampleArchive& sample, std::mt19937_64& random, size_
     }
   }
   MemorySink sink;
-  const Status status = writer.finish(sink);
+  const auto status = writer.finish(sink);
   REQUIRE_MESSAGE(status.ok(), (status.ok() ? "" : status.error().message));
   sample.file = sink.take();
 }

@@ -63,8 +63,8 @@ inline KvFile random_kv_file(const RandomShape& shape) {
                shape.tokens;
     }
   }
-  auto storage = std::make_shared<Bytes>(total);
-  std::byte* at = storage->data();
+  Bytes storage(total);
+  std::byte* at = storage.data();
   for (uint32_t layer = 0; layer < shape.layers; ++layer) {
     for (const Side side : {Side::kKey, Side::kValue}) {
       const uint32_t dim = side == Side::kKey ? shape.key_dim : shape.value_dim;
@@ -91,7 +91,7 @@ inline KvFile random_kv_file(const RandomShape& shape) {
       at += view.packed_row_bytes() * shape.tokens;
     }
   }
-  file.tensor.storage = storage;
+  file.tensor.storage = std::make_shared<const FileBytes>(std::move(storage));
   return file;
 }
 

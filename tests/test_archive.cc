@@ -112,6 +112,24 @@ TEST_CASE("archive: 128K tokens in 3 levels open with one read of 64 KiB") {
   CHECK(source.reads == 2);
 }
 
+TEST_CASE("archive: opening and one tile take as many reads and bytes from a long archive as from a short one") {
+  for (const uint32_t tokens : {8u * 1024, 128u * 1024}) {
+    std::mt19937_64 random(11);
+    SampleArchive sample = long_archive(tokens, 3, 256);
+    fill_and_write(sample, random, 4000);
+    REQUIRE(sample.file.size() > 2 * kOpeningBytes);
+    CountingSource source(sample.file);
+    const auto reader = ArchiveReader::open(source);
+    REQUIRE(reader.ok());
+    const uint32_t last = static_cast<uint32_t>(reader->directory().chunks.size()) - 1;
+    const auto tile = reader->tile(1, last, 1);
+    REQUIRE(tile.ok());
+    CHECK(*tile == sample.tiles[1][last][1]);
+    CHECK(source.reads == 3);
+    CHECK(source.read_bytes == kOpeningBytes + reader->directory().chunks[last].planes * kTileEntryBytes + tile->size());
+  }
+}
+
 TEST_CASE("archive: a small file is read once and never again") {
   const SampleArchive sample = small_archive();
   CountingSource source(sample.file);

@@ -174,7 +174,8 @@ TEST_CASE("NaN and infinities survive bit for bit and never touch their neighbou
     RandomShape shape;
     shape.dtype = dtype;
     KvFile clean = random_kv_file(shape);
-    Bytes damaged = *clean.tensor.storage;
+    const ByteSpan stored = *clean.tensor.storage;
+    Bytes damaged(stored.begin(), stored.end());
     const uint32_t element = dtype_block_bytes(dtype);
     // A NaN with a payload, an infinity, a negative NaN, in K and V of one token and elsewhere.
     const uint64_t spots[] = {5, 130 * 128 + 7, 299 * 128 + 127, 300 * 128 + 64};
@@ -186,7 +187,7 @@ TEST_CASE("NaN and infinities survive bit for bit and never touch their neighbou
       if (i == 0) damaged[spots[i] * element] ^= std::byte{0x05};
     }
     KvFile file = clean;
-    file.tensor.storage = std::make_shared<Bytes>(damaged);
+    file.tensor.storage = std::make_shared<const FileBytes>(damaged);
     for (size_t p = 0; p < file.tensor.planes.size(); ++p) {
       file.tensor.planes[p].view.data =
           file.tensor.storage->data() + (clean.tensor.planes[p].view.data - clean.tensor.storage->data());

@@ -14,8 +14,8 @@ using namespace kvpack::test;
 
 TEST_CASE("key order: each channel where llama.cpp's converter puts it, values untouched") {
   const std::vector<float> halves = {0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17};  // 1 token, 2 heads of 8
-  auto bytes = std::make_shared<Bytes>(16 * sizeof(float));
-  std::memcpy(bytes->data(), halves.data(), bytes->size());
+  const ByteSpan raw = std::as_bytes(std::span(halves));
+  auto bytes = std::make_shared<const FileBytes>(Bytes(raw.begin(), raw.end()));
   KvTensor tensor;
   tensor.storage = bytes;
   tensor.token_sets.resize(1);

@@ -22,7 +22,7 @@ PresetResult empty_result(const KvTensor& source) {
   for (const KvPlane& plane : source.planes) {
     total += plane.view.tokens * uint64_t{plane.view.channels()} * dtype_block_bytes(stored_type(plane.view.dtype));
   }
-  const auto storage = std::make_shared<Bytes>(total);
+  const auto storage = std::make_shared<const FileBytes>(Bytes(total));
   const std::byte* at = storage->data();
   for (const KvPlane& plane : source.planes) {
     KvPlane copy = plane;

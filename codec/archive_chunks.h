@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// An archive's tiles, decoded chunk by chunk on several threads. What is in memory at a time are the coded bytes of
+// the chunks in work (as a rule one or two) and, per thread, what a layer's tiles need.
+#pragma once
+
+#include <functional>
+
+#include "codec/archive_codec.h"
+
+namespace kvpack {
+
+// Where a chunk's decoded rows go. Called for every wanted tile, from several threads. `scratch` is the tile's until
+// `finished` returns, and holds whatever an earlier tile left in it.
+struct TileSink {
+  std::function<MutableKvView(const ChunkShape& chunk, uint32_t plane, Bytes& scratch)> rows;
+  std::function<Status(const ChunkShape& chunk, uint32_t plane, const Bytes& scratch)> finished;  // may be empty
+};
+
+// Decodes what `options` say of the planes that `wanted` names, by chunk and plane. With options.next_step each step
+// ends before the next one is asked for. The first error by chunk and layer, whatever the number of threads.
+Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
+                     const std::function<bool(const ChunkShape&, const PlaneShape&)>& wanted, const TileSink& sink);
+
+}  // namespace kvpack
