@@ -53,10 +53,11 @@ Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& argument
 // What the context's own last tokens tell about it, if the model's weights are at hand; `notes` says why not.
 std::optional<Profile> measured_profile(const EncodeArguments& arguments, const KvFile& file, const ModelFacts* model,
                                         Progress& progress, std::vector<std::string>& notes) {
-  if (model == nullptr || arguments.no_measure || arguments.quality == quality_name(Quality::kLossless)) return {};
+  if (model == nullptr || arguments.measure == 0 || arguments.quality == quality_name(Quality::kLossless)) return {};
   const auto source = open_file_source(arguments.model);
   if (!source.ok()) return {};  // standard input: the facts are all there is
   ContextProfileOptions options;
+  options.queries = arguments.measure;
   options.threads = arguments.threads;
   options.progress = progress.callback();
   Result<Profile> profile = profile_of_context(file, *model, **source, options);
@@ -88,8 +89,11 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
   profile->type_name(kFileType);
   verb.add_flag("--no-profile", arguments.no_profile, "use none, even if one is found")->excludes(profile);
   verb.add_flag("--embed-profile", arguments.embed_profile, "carry the profile in the archive");
-  verb.add_flag("--no-measure", arguments.no_measure,
-                "without a profile: do not take the context's last tokens through the model to see what it minds");
+  verb.add_option("--measure", arguments.measure,
+                  "without a profile: take the context's last N tokens through the model's weights, to see what it "
+                  "minds (default: 128; 0: do not)")
+      ->type_name("N")
+      ->check(CLI::Range(0u, kMaxMeasuredQueries).description(""));
   auto* quality = add_choice(verb, "--quality", arguments.quality, {"lossless", "high", "medium", "low"},
                              "how close to the input to stay (default: medium)");
   auto* bits = add_number_above(verb, "--bits", arguments.bits_per_value, 0,

@@ -19,7 +19,7 @@ struct EncodeArguments {
   std::string profile;  // "": looked for
   bool no_profile = false;
   bool embed_profile = false;
-  bool no_measure = false;
+  uint32_t measure = 128;  // tokens taken through the model where there is no profile
   std::string quality = "medium";
   std::optional<double> bits_per_value;
   std::optional<double> ratio;

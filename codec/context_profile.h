@@ -13,6 +13,8 @@
 
 namespace kvpack {
 
+inline constexpr uint32_t kMaxMeasuredQueries = 4096;
+
 struct ContextProfileOptions {
   uint32_t queries = 128;         // tokens taken through the model, fewer for short contexts
   uint32_t window_tokens = 8192;  // of the context's beginning that are looked at

@@ -114,7 +114,7 @@ TEST_CASE("what cannot be measured is refused with the reason") {
   }
 }
 
-TEST_CASE("encode measures by itself, says so if it cannot, and --no-measure leaves it out") {
+TEST_CASE("encode measures by itself, says so if it cannot, and --measure 0 leaves it out") {
   const kvpack::engine::ScratchFolder folder;
   const auto size_of = [&](const std::string& name, const std::vector<std::string>& options) {
     std::vector<std::string> arguments = {"encode", kState, "-o", folder.file(name)};
@@ -124,7 +124,7 @@ TEST_CASE("encode measures by itself, says so if it cannot, and --no-measure lea
     return std::pair(std::filesystem::file_size(folder.file(name)), run.out + run.err);
   };
   const auto measured = size_of("a", {"--model", kModel, "--no-profile"});
-  const auto plain = size_of("b", {"--model", kModel, "--no-profile", "--no-measure"});
+  const auto plain = size_of("b", {"--model", kModel, "--no-profile", "--measure", "0"});
   CHECK(measured.first < 0.8 * static_cast<double>(plain.first));
   CHECK(measured.second.find("was not measured") == std::string::npos);
   const Outcome facts = run_kvpack({"model", kModel, "-o", folder.file("nano.json")});
