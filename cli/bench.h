@@ -22,7 +22,8 @@ struct BenchArguments {
   std::string engine;              // GGUF that predicts; "": none
   std::vector<std::string> texts;  // one per input
   uint32_t continuation = 512;
-  std::string plot;  // SVG to write; "": none
+  std::string plot;    // SVG to write; "": none
+  std::string output;  // JSON to write beside what is printed; "": none
   uint32_t threads = 0;
   bool overwrite = false;
   bool json = false;

@@ -32,6 +32,8 @@ BenchPoint mean_point(const std::vector<std::vector<BenchPoint>>& files, size_t 
   mean.bits_per_value = mean.relative_error = mean.seconds = 0;
   if (mean.encode_bytes_per_s) mean.encode_bytes_per_s = 0;
   if (mean.decode_bytes_per_s) mean.decode_bytes_per_s = 0;
+  if (mean.component_error) mean.component_error = 0;
+  if (mean.predicted_kl) mean.predicted_kl = 0;
   if (mean.predictions) mean.predictions = BenchPredictions{};
   for (size_t f = 0; f < files.size(); ++f) {
     const BenchPoint& point = files[f][index];
@@ -41,6 +43,8 @@ BenchPoint mean_point(const std::vector<std::vector<BenchPoint>>& files, size_t 
     mean.seconds += point.seconds / count;
     add_mean(mean.encode_bytes_per_s, point.encode_bytes_per_s, count);
     add_mean(mean.decode_bytes_per_s, point.decode_bytes_per_s, count);
+    add_mean(mean.component_error, point.component_error, count);
+    add_mean(mean.predicted_kl, point.predicted_kl, count);
     if (f > 0) add_layering(mean.layering, point.layering);
     if (!mean.predictions || !point.predictions) continue;
     mean.predictions->kl += point.predictions->kl / count;
@@ -58,11 +62,11 @@ std::vector<BenchPoint> mean_points(const std::vector<std::vector<BenchPoint>>& 
   return means;
 }
 
-std::optional<double> bits_at_kl(const std::vector<BenchPoint>& points, const std::string& family, double kl) {
-  std::vector<std::pair<double, double>> curve;  // ln KL, ln bits: by falling bits
+std::optional<CurveBits> bits_at_kl(const std::vector<BenchPoint>& points, const std::string& family, double kl) {
+  std::vector<std::pair<double, double>> curve;  // ln KL, bits: by falling bits
   for (const BenchPoint& point : points) {
     if (point.family != family || !point.predictions || point.predictions->kl <= 0) continue;
-    curve.push_back({std::log(point.predictions->kl), std::log(point.bits_per_value)});
+    curve.push_back({std::log(point.predictions->kl), point.bits_per_value});
   }
   std::sort(curve.begin(), curve.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
   const double wanted = std::log(kl);
@@ -71,10 +75,10 @@ std::optional<double> bits_at_kl(const std::vector<BenchPoint>& points, const st
   for (size_t i = 0; i < curve.size(); ++i) {
     if (curve[i].first <= wanted) last = i;
   }
-  if (last + 1 == curve.size()) return std::exp(curve[last].second);
+  if (last + 1 == curve.size()) return CurveBits{curve[last].second, true};
   const auto& [kl_a, bits_a] = curve[last];
   const auto& [kl_b, bits_b] = curve[last + 1];
-  return std::exp(bits_a + (bits_b - bits_a) * (wanted - kl_a) / (kl_b - kl_a));
+  return CurveBits{bits_a + (bits_b - bits_a) * (wanted - kl_a) / (kl_b - kl_a), false};
 }
 
 std::vector<std::string> families_of(const std::vector<BenchPoint>& points) {

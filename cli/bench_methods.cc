@@ -51,6 +51,9 @@ EncodeOptions options_of(const BenchFile& file, const OwnMethod& method) {
   if (method.profile != nullptr) {
     options.profile = &method.profile->profile;
     options.profile_hash = method.profile->hash;
+  } else if (file.measured) {
+    options.profile = &*file.measured;
+    options.store_basis = true;
   }
   return options;
 }
@@ -63,6 +66,9 @@ Result<BenchOutcome> bench_own(const BenchFile& file, const OwnMethod& method) {
   point.family = method.profile != nullptr ? kOwnProfileFamily : kOwnFamily;
   point.name = point.family + " " +
                (method.bits ? fmt::format("{:g} bits", *method.bits) : std::string(quality_name(method.quality)));
+  point.recipe = method.profile != nullptr ? "with a profile, which is not counted"
+                 : file.measured           ? "without a profile: the context's last tokens taken through the model"
+                                           : "without a profile, nothing measured";
   const auto stored_bytes = static_cast<double>(file.file.tensor.raw_bytes());
   const EncodeOptions options = options_of(file, method);
   MemorySink sink;
@@ -70,16 +76,16 @@ Result<BenchOutcome> bench_own(const BenchFile& file, const OwnMethod& method) {
   KVPACK_ASSIGN_OR_RETURN(const EncodeReport report, encode_archive(file.file, file.facts, options, sink));
   const double encode_seconds = watch.lap();
   // A search encodes several times, which is no measure of speed.
-  if (report.passes == 1) point.encode_bytes_per_s = per(stored_bytes, encode_seconds);
+  if (report.passes == 1) point.encode_bytes_per_s = per(stored_bytes, encode_seconds * file.threads);
   MemorySource source(sink.bytes());
   KVPACK_ASSIGN_OR_RETURN(const ArchiveReader reader, ArchiveReader::open(source));
   DecodeOptions decoding;
   decoding.threads = file.threads;
-  decoding.profile = options.profile;
+  decoding.profile = options.store_basis ? nullptr : options.profile;
   watch.lap();
   KVPACK_ASSIGN_OR_RETURN(outcome.restored, restore_file(reader, decoding));
   const double decode_seconds = watch.lap();
-  point.decode_bytes_per_s = per(stored_bytes, decode_seconds);
+  point.decode_bytes_per_s = per(stored_bytes, decode_seconds * file.threads);
   point.seconds = encode_seconds + decode_seconds;
   set_bytes(file, report.archive_bytes, point);
   point.relative_error = report.levels.empty() ? 0 : report.levels.back().relative_error;
@@ -93,6 +99,7 @@ Result<BenchOutcome> bench_preset(const BenchFile& file, const Preset& preset, c
   BenchOutcome outcome;
   outcome.point.name = preset.name;
   outcome.point.family = preset.family;
+  outcome.point.recipe = preset.recipe;
   Stopwatch watch;
   auto result = preset.run({file.file, file.facts, profile, file.threads});
   if (!result.ok()) return result.error().within(preset.name);

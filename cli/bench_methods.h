@@ -19,6 +19,7 @@ struct BenchFile {
   KvFile file;
   const ModelFacts* facts = nullptr;  // as they hold for the file; null: none
   unsigned threads = 0;
+  std::optional<Profile> measured;  // of this context, as encode makes it where there is no profile
 };
 
 // Means per token over a continuation; natural logarithms.
@@ -31,12 +32,15 @@ struct BenchPredictions {
 struct BenchPoint {
   std::string name;
   std::string family;  // the curve that it lies on
+  std::string recipe;  // one line
   uint64_t bytes = 0;
   double bits_per_value = 0;
   double relative_error = 0;                 // |decoded - stored| / |stored|
   double seconds = 0;                        // presets: there and back, as simulated
-  std::optional<double> encode_bytes_per_s;  // of stored values; own methods only
+  std::optional<double> encode_bytes_per_s;  // of stored values, per thread; own methods only
   std::optional<double> decode_bytes_per_s;
+  std::optional<double> component_error;  // with a profile: bench_prediction.h
+  std::optional<double> predicted_kl;
   std::optional<BenchPredictions> predictions;
   std::vector<LevelCost> layering;  // own high quality only; else empty
 };

@@ -30,7 +30,15 @@ std::string own_family(const std::vector<BenchPoint>& points) {
 std::optional<double> own_share(const std::vector<BenchPoint>& points, const BenchPoint& point) {
   if (!point.predictions || point.predictions->kl <= 0 || point.family.starts_with(kOwnFamily)) return std::nullopt;
   const auto own = bits_at_kl(points, own_family(points), point.predictions->kl);
-  return own ? std::optional(*own / point.bits_per_value) : std::nullopt;
+  return own ? std::optional(own->bits / point.bits_per_value) : std::nullopt;
+}
+
+// The same between curves, where the loss is `kl` for both; none if either does not reach it or never loses as much.
+std::optional<double> own_share_at(const std::vector<BenchPoint>& points, const std::string& family, double kl) {
+  const auto own = bits_at_kl(points, own_family(points), kl);
+  const auto other = bits_at_kl(points, family, kl);
+  if (!own || !other || own->at_most || other->at_most || family == own_family(points)) return std::nullopt;
+  return own->bits / other->bits;
 }
 
 // A table as it stands on a terminal, or as Markdown has it.
@@ -66,13 +74,16 @@ class Rows {
 
 void print_methods(const std::vector<BenchPoint>& points, bool markdown, const Console& console) {
   const bool asked = !points.empty() && points[0].predictions.has_value();
+  const bool predicted = !points.empty() && points[0].predicted_kl.has_value();
   std::vector<std::string> titles = {"method", "bits per value", "error"};
+  if (predicted) titles.emplace_back("predicted KL");
   if (asked) titles.insert(titles.end(), {"KL", "delta-NLL", "top-1", "ours at its KL"});
-  titles.insert(titles.end(), {"encode", "decode"});
+  titles.insert(titles.end(), {"encode/thread", "decode/thread"});
   Rows rows(titles, markdown);
   for (const BenchPoint& point : points) {
     std::vector<std::string> cells = {point.name, fmt::format("{:.3f}", point.bits_per_value),
                                       short_error(point.relative_error)};
+    if (predicted) cells.push_back(or_dash(point.predicted_kl, "{:.5f}"));
     if (point.predictions) {
       cells.push_back(fmt::format("{:.5f}", point.predictions->kl));
       cells.push_back(fmt::format("{:+.4f}", point.predictions->delta_nll));
@@ -86,13 +97,20 @@ void print_methods(const std::vector<BenchPoint>& points, bool markdown, const C
   rows.print(console);
 }
 
+std::string bits_cell(const std::optional<CurveBits>& found) {
+  return found ? fmt::format("{}{:.2f}", found->at_most ? "< " : "", found->bits) : "-";
+}
+
 void print_at_losses(const std::vector<BenchPoint>& points, bool markdown, const Console& console) {
   std::vector<std::string> titles = {"bits per value at KL"};
-  for (const double kl : kComparedKl) titles.push_back(fmt::format("{:g}", kl));
+  for (const double kl : kComparedKl) titles.insert(titles.end(), {fmt::format("{:g}", kl), "ours"});
   Rows rows(titles, markdown);
   for (const std::string& family : families_of(points)) {
     std::vector<std::string> cells = {family};
-    for (const double kl : kComparedKl) cells.push_back(or_dash(bits_at_kl(points, family, kl), "{:.2f}"));
+    for (const double kl : kComparedKl) {
+      cells.push_back(bits_cell(bits_at_kl(points, family, kl)));
+      cells.push_back(or_dash(own_share_at(points, family, kl), "{:.2f} x"));
+    }
     rows.add(std::move(cells));
   }
   console.print("\n");
@@ -119,12 +137,14 @@ void print_layering(const std::vector<BenchPoint>& points, bool markdown, const 
 Json json_of(const BenchPoint& point) {
   Json json = {{"name", point.name},
                {"family", point.family},
+               {"recipe", point.recipe},
                {"bytes", point.bytes},
                {"bits_per_value", point.bits_per_value},
                {"relative_error", point.relative_error},
                {"seconds", point.seconds}};
-  if (point.encode_bytes_per_s) json["encode_bytes_per_s"] = *point.encode_bytes_per_s;
-  if (point.decode_bytes_per_s) json["decode_bytes_per_s"] = *point.decode_bytes_per_s;
+  if (point.encode_bytes_per_s) json["encode_bytes_per_s_per_thread"] = *point.encode_bytes_per_s;
+  if (point.decode_bytes_per_s) json["decode_bytes_per_s_per_thread"] = *point.decode_bytes_per_s;
+  if (point.predicted_kl) json["predicted_kl"] = *point.predicted_kl;
   if (point.predictions) {
     json["kl"] = point.predictions->kl;
     json["delta_nll"] = point.predictions->delta_nll;
@@ -151,7 +171,11 @@ void print_bench(const BenchRun& run, bool markdown, const Console& console) {
 
 Json json_of(const BenchRun& run) {
   const std::vector<BenchPoint> means = mean_points(run.points);
-  Json json = {{"files", Json::array()}, {"mean", Json::array()}, {"bits_at_kl", Json::array()}};
+  Json json = {{"threads", run.threads},
+               {"continuation_tokens", run.continuation},
+               {"files", Json::array()},
+               {"mean", Json::array()},
+               {"bits_at_kl", Json::array()}};
   for (size_t f = 0; f < run.files.size(); ++f) {
     Json of_file = {{"path", run.files[f]}, {"methods", Json::array()}};
     for (const BenchPoint& point : run.points[f]) of_file["methods"].push_back(json_of(point));
@@ -164,7 +188,9 @@ Json json_of(const BenchRun& run) {
   for (const std::string& family : families_of(means)) {
     for (const double kl : kComparedKl) {
       if (const auto bits = bits_at_kl(means, family, kl)) {
-        json["bits_at_kl"].push_back({{"family", family}, {"kl", kl}, {"bits_per_value", *bits}});
+        json["bits_at_kl"].push_back(
+            {{"family", family}, {"kl", kl}, {"bits_per_value", bits->bits}, {"at_most", bits->at_most}});
+        if (const auto share = own_share_at(means, family, kl)) json["bits_at_kl"].back()["own_share"] = *share;
       }
     }
   }

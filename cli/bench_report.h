@@ -12,6 +12,8 @@
 namespace kvpack::cli {
 
 struct BenchRun {
+  unsigned threads = 1;
+  uint32_t continuation = 0;  // tokens that a model was asked about; 0: none was
   std::vector<std::string> files;
   std::vector<std::vector<BenchPoint>> points;  // [file][method], the same methods for all
 };

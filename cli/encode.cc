@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/encode.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "cli/encode_summary.h"
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
+#include "cli/measured_profile.h"
 #include "cli/option_types.h"
 #include "cli/output_file.h"
 #include "cli/profile_lookup.h"
@@ -48,22 +48,6 @@ Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& argument
   if (arguments.embed_profile && !none)
     return invalid_argument("--embed-profile: no profile of this model was given or found");
   return none;
-}
-
-// What the context's own last tokens tell about it, if the model's weights are at hand; `notes` says why not.
-std::optional<Profile> measured_profile(const EncodeArguments& arguments, const KvFile& file, const ModelFacts* model,
-                                        Progress& progress, std::vector<std::string>& notes) {
-  if (model == nullptr || arguments.measure == 0 || arguments.quality == quality_name(Quality::kLossless)) return {};
-  const auto source = open_file_source(arguments.model);
-  if (!source.ok()) return {};  // standard input: the facts are all there is
-  ContextProfileOptions options;
-  options.queries = arguments.measure;
-  options.threads = arguments.threads;
-  options.progress = progress.callback();
-  Result<Profile> profile = profile_of_context(file, *model, **source, options);
-  if (profile.ok()) return std::move(profile).value();
-  notes.push_back(fmt::format("what the model minds was not measured, the archive is larger: {}", profile.error().message));
-  return {};
 }
 
 Status check_standard_input_used_once(const EncodeArguments& arguments) {
@@ -163,7 +147,10 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   Progress progress(console, "encoding", file.tensor.raw_bytes());
   options.progress = progress.callback();
   std::optional<Profile> measured;
-  if (!profile) measured = measured_profile(arguments, file, model, progress, notes);
+  if (!profile && arguments.quality != quality_name(Quality::kLossless)) {
+    measured = measure_context(file, model, arguments.model,
+                               {arguments.measure, arguments.threads, progress.callback()}, notes);
+  }
   if (measured) {
     options.profile = &*measured;
     options.store_basis = true;

@@ -65,8 +65,6 @@ Status keep_some(const TokenArguments& arguments, const KvReadOptions& read, con
   SelectOptions select;
   select.read = read;
   select.merge = arguments.merge_dropped;
-  const bool searches = options.bits_per_value || options.ratio || options.max_error;
-  select.zeros_for_dropped = options.quality == Quality::kLossless && !searches;
   select.profile = options.profile;
   select.scores = scores ? &*scores : nullptr;
   select.threads = options.threads;

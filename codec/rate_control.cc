@@ -49,30 +49,41 @@ Result<std::optional<StepRule>> search_step(const SearchTarget& target, double v
     return by_error ? 1 - result.max_error / *target.largest_error : 1 - result.bytes / *target.most_bytes;
   };
   const double tolerance = by_error ? kErrorTolerance : kBytesTolerance;
+  // What the aim, just inside the target, would make zero.
+  const auto excess = [&](const Trial& result) {
+    return by_error ? std::log2(std::max(result.max_error, 1e-30) / (*target.largest_error * (1 - tolerance / 2)))
+                    : std::log2(result.bytes / (*target.most_bytes * (1 - tolerance / 2)));
+  };
   // Finer steps lower the error and raise the bytes: `meets` lies on one side, `fails` on the other.
-  double meets = by_error ? kFinestLog : kCoarsestLog;
-  double fails = by_error ? kCoarsestLog : kFinestLog;
+  struct End {
+    double at = 0;
+    std::optional<double> excess;  // once tried
+  };
+  End meets{by_error ? kFinestLog : kCoarsestLog, {}};
+  End fails{by_error ? kCoarsestLog : kFinestLog, {}};
   std::optional<StepRule> best;
   double at = 0;
-  for (int n = 0; n < kMostTrials && std::fabs(meets - fails) > 1e-3; ++n) {
+  for (int n = 0; n < kMostTrials && std::fabs(meets.at - fails.at) > 1e-3; ++n) {
     const StepRule rule = scaled(base, at);
     KVPACK_ASSIGN_OR_RETURN(Trial result, trial(rule, by_error));
     const double margin = spare(result);
+    (margin >= 0 ? meets : fails) = {at, excess(result)};
     if (margin >= 0) {
-      meets = at;
       best = rule;
       if (margin <= tolerance) break;
-    } else {
-      fails = at;
     }
-    const double middle = (meets + fails) / 2;
-    // An octave of step is about one bit per value while most components are alive: aim there, just inside the target.
+    const double middle = (meets.at + fails.at) / 2;
     double guess = middle;
-    if (!by_error && values > 0) guess = at + 8 * (result.bytes - *target.most_bytes * (1 - tolerance / 2)) / values;
-    if (by_error)
-      guess = at + std::log2(*target.largest_error * (1 - tolerance / 2) / std::max(result.max_error, 1e-30));
-    const double low = std::min(meets, fails);
-    const double high = std::max(meets, fails);
+    if (meets.excess && fails.excess) {
+      guess = meets.at - (fails.at - meets.at) * *meets.excess / (*fails.excess - *meets.excess);
+    } else if (by_error) {
+      guess = at - excess(result);
+    } else if (values > 0) {
+      // An octave of step is about one bit per value while most components are alive, and less below: go beyond.
+      guess = at + 1.5 * 8 * (result.bytes - *target.most_bytes * (1 - tolerance / 2)) / values;
+    }
+    const double low = std::min(meets.at, fails.at);
+    const double high = std::max(meets.at, fails.at);
     at = guess > low && guess < high && n % 4 != 3 ? guess : middle;
   }
   return best;

@@ -55,19 +55,19 @@ std::vector<float> stand_in(EditedPlane& edited, uint32_t head, std::span<const 
                             const SelectOptions& options) {
   const KvView& view = edited.plane->view;
   std::vector<float> values(view.head_dim, 0.0f);
-  if (options.zeros_for_dropped) return values;
   const ProfilePlane* profile =
       options.profile != nullptr ? options.profile->plane(edited.plane->layer, edited.plane->side) : nullptr;
   if (profile != nullptr && profile->kv_heads == view.kv_heads && profile->head_dim == view.head_dim) {
     std::copy_n(profile->mean.begin() + static_cast<ptrdiff_t>(head * view.head_dim), view.head_dim, values.begin());
     return values;
   }
+  const bool keeps_any = std::find(fate.begin(), fate.end(), TokenFate::kKept) != fate.end();
   std::vector<double> sums(view.head_dim);
   uint64_t count = 0;
   for (uint32_t t = 0; t < fate.size(); ++t) {
     const float* row = edited.head(head).of(t);
     const bool finite = std::all_of(row, row + view.head_dim, [](float v) { return std::isfinite(v); });
-    if (fate[t] != TokenFate::kKept || !finite) continue;
+    if (fate[t] != (keeps_any ? TokenFate::kKept : TokenFate::kDropped) || !finite) continue;
     ++count;
     for (uint32_t d = 0; d < view.head_dim; ++d) sums[d] += double{row[d]};
   }

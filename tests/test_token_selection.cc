@@ -164,32 +164,55 @@ TEST_CASE("what one head drops costs next to nothing, and leaves the other head'
     std::fill_n(mask.begin() + static_cast<ptrdiff_t>(row * tokens), tokens, 0.0f);
   }
   const TokenScores keep = spread({layers, 2, tokens}, mask, source.file.tensor);
-  for (const bool lossless : {true, false}) {
-    CAPTURE(lossless);
-    SelectOptions options = source.options();
-    options.zeros_for_dropped = lossless;
-    const SelectedContext selected = must(select_tokens(source.file, &source.facts, keep, options));
-    CHECK(selected.kept_tokens == tokens);
-    CHECK(selected.replaced_share > 0.45);
-    const auto bytes_of = [&](const KvFile& file, const TokenScores& weights) {
-      EncodeOptions encode;
-      encode.quality = lossless ? Quality::kLossless : Quality::kMedium;
-      encode.token_weights = weights;
-      if (&file == &selected.file) encode.sinks = selected.sinks;
-      MemorySink sink;
-      must(encode_archive(file, &source.facts, encode, sink));
-      return sink.take().size();
-    };
-    CHECK(static_cast<double>(bytes_of(selected.file, selected.weights)) <
-          0.6 * static_cast<double>(bytes_of(source.file, {})));
-    const KvView& before = source.file.tensor.planes[0].view;
-    const KvView& after = selected.file.tensor.planes[0].view;
-    std::vector<float> a(before.channels()), b(a.size());
-    load_values(before, 77, 1, a.data());
-    load_values(after, 77, 1, b.data());
-    CHECK(std::equal(a.begin() + before.head_dim, a.end(), b.begin() + before.head_dim));
-    CHECK_FALSE(std::equal(a.begin(), a.begin() + before.head_dim, b.begin()));
-    if (lossless) CHECK(std::all_of(b.begin(), b.begin() + before.head_dim, [](float v) { return v == 0; }));
+  const SelectedContext selected = must(select_tokens(source.file, &source.facts, keep, source.options()));
+  CHECK(selected.kept_tokens == tokens);
+  CHECK(selected.replaced_share > 0.45);
+  const auto bytes_of = [&](const KvFile& file, const TokenScores& weights) {
+    EncodeOptions encode;
+    encode.token_weights = weights;
+    if (&file == &selected.file) encode.sinks = selected.sinks;
+    MemorySink sink;
+    must(encode_archive(file, &source.facts, encode, sink));
+    return sink.take().size();
+  };
+  CHECK(static_cast<double>(bytes_of(selected.file, selected.weights)) <
+        0.6 * static_cast<double>(bytes_of(source.file, {})));
+  const KvView& before = source.file.tensor.planes[0].view;
+  const KvView& after = selected.file.tensor.planes[0].view;
+  std::vector<float> a(before.channels()), b(a.size());
+  load_values(before, 77, 1, a.data());
+  load_values(after, 77, 1, b.data());
+  CHECK(std::equal(a.begin() + before.head_dim, a.end(), b.begin() + before.head_dim));
+  CHECK_FALSE(std::equal(a.begin(), a.begin() + before.head_dim, b.begin()));
+}
+
+TEST_CASE("a head's average token stands for what it dropped") {
+  RandomShape shape;
+  shape.layers = 1;
+  const KvFile file = random_kv_file(shape);
+  const ModelFacts facts = facts_of(shape);
+  std::vector<float> mask(2 * 300, 1.0f);
+  for (uint32_t t = 0; t < 300; t += 3) mask[t] = 0;  // of head 0
+  const TokenScores keep = spread({1, 2, 300}, mask, file.tensor);
+  SelectOptions options;
+  options.read.facts = &facts;
+  const SelectedContext selected = must(select_tokens(file, &facts, keep, options));
+  for (const KvPlane& plane : file.tensor.planes) {
+    std::vector<float> before(300 * 128), after(300 * 128);
+    load_values(plane.view, 0, 300, before.data());
+    const size_t index = plane.side == Side::kKey ? 0 : 1;
+    load_values(selected.file.tensor.planes[index].view, 0, 300, after.data());
+    if (plane.rope >= 0) {
+      for (std::vector<float>* rows : {&before, &after}) {
+        RopeRotation(facts.ropes[0], file.tensor.token_sets[0].positions).undo(*rows, 2, 64);
+      }
+    }
+    for (uint32_t d = 0; d < 64; ++d) {
+      double mean = 0;
+      for (size_t t = 0; t < 299; ++t) mean += t % 3 != 0 ? double{before[t * 128 + d]} / 199 : 0;
+      CHECK(after[150 * 128 + d] == doctest::Approx(mean).epsilon(0.02));
+      CHECK(std::fabs(after[151 * 128 + d] - before[151 * 128 + d]) < 0.02f);
+    }
   }
 }
 

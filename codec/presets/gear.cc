@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// GEAR (Kang et al., arXiv 2403.05527, section 3 and algorithm 1): 2 % of the values (per channel of K, per token of V,
+// GEAR (Kang et al., arXiv 2403.05527): 2 % of the values (per channel of K, per token of V,
 // half at either end) exact; KIVI on the rest; what KIVI leaves, approximated per head with rank 4.
 //
 // Bytes: KIVI's, 32 bits an outlier (f16, 16-bit index), (tokens + head_dim) x 4 f16 a head.
@@ -88,7 +88,7 @@ uint64_t code_plane(PresetPlane& plane, int bits) {
 }  // namespace
 
 void add_gear(std::vector<Preset>& all) {
-  for (const int bits : {2, 4}) {
+  for (const int bits : {2, 3, 4}) {
     all.push_back({"gear-" + std::to_string(bits), "gear",
                    "kivi-" + std::to_string(bits) + ", rank 4 per head, 2 % outliers",
                    [bits](const PresetInput& input) {

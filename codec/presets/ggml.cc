@@ -30,10 +30,10 @@ uint64_t code_plane(PresetPlane& plane, DType type) {
 
 void add_ggml(std::vector<Preset>& all) {
   for (const DType type : {DType::kQ8_0, DType::kQ5_0, DType::kQ4_0}) {
-    all.push_back({std::string(dtype_name(type)), std::string(dtype_name(type)), "llama.cpp's quantized cache",
-                   [type](const PresetInput& input) {
-                     return run_per_plane(input, false, [type](PresetPlane& plane) { return code_plane(plane, type); });
-                   }});
+    all.push_back(
+        {std::string(dtype_name(type)), "ggml", "llama.cpp's quantized cache", [type](const PresetInput& input) {
+           return run_per_plane(input, false, [type](PresetPlane& plane) { return code_plane(plane, type); });
+         }});
   }
 }
 

@@ -22,7 +22,7 @@ uint64_t quantize_kivi(PresetPlane& plane, uint32_t tokens, int bits) {
 }
 
 void add_kivi(std::vector<Preset>& all) {
-  for (const int bits : {2, 4}) {
+  for (const int bits : {2, 3, 4, 5}) {
     all.push_back(
         {"kivi-" + std::to_string(bits), "kivi", std::to_string(bits) + " bits in groups of 32, last 128 tokens exact",
          [bits](const PresetInput& input) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KIVI's quantizer (Liu et al., ICML 2024, arXiv 2402.02750, section 3.3 and algorithm 1): keys per channel in groups
+// KIVI's quantizer (Liu et al., ICML 2024, arXiv 2402.02750): keys per channel in groups
 // of 32 tokens, values per token in groups of 32 channels, and the last 128 tokens exactly. GEAR builds on it.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// KVQuant (Hooper et al., NeurIPS 2024, arXiv 2401.18079, sections 3.1 to 3.5): keys before RoPE per channel, values
+// KVQuant (Hooper et al., NeurIPS 2024, arXiv 2401.18079): keys before RoPE per channel, values
 // per token, 1 % of every such vector exact, the rest scaled to [-1, 1] and rounded to levels of a datatype per plane
 // (nuq), the first token exact. The paper learns the datatype on calibration data with Fisher weights; here k-means
 // learns it on the very values that it is used on, and its levels are counted (2^b f16 a plane).

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// MiniCache (Liu et al., NeurIPS 2024, arXiv 2405.14366, sections 4.1 to 4.3): from the middle of the model on, every
+// MiniCache (Liu et al., NeurIPS 2024, arXiv 2405.14366): from the middle of the model on, every
 // two layers share one direction per token, between theirs on the sphere (t = 0.6), and keep their own lengths; the
 // 5 % of tokens whose directions differ most stay as they are. The rest as in KIVI with 4 bits, as in the paper's
 // best setting, for the shared directions and for the layers before the middle.

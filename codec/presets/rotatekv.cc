@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// RotateKV (Su et al., IJCAI 2025, arXiv 2501.16383, sections 4.1 to 4.3): keys before RoPE, heads grouped, their
+// RotateKV (Su et al., IJCAI 2025, arXiv 2501.16383): keys before RoPE, heads grouped, their
 // channels reordered so that every Hadamard block gets its share of the outlying ones, rotated, quantized per token in
 // groups; values likewise without the reordering; attention sinks, told by massive activations, exact. The paper groups
 // four heads and orders channels on calibration data; here the order comes from the values themselves and is counted.
@@ -80,7 +80,7 @@ uint64_t code_plane(PresetPlane& plane, int bits) {
 }  // namespace
 
 void add_rotatekv(std::vector<Preset>& all) {
-  for (const int bits : {2, 4}) {
+  for (const int bits : {2, 3, 4}) {
     all.push_back({"rotatekv-" + std::to_string(bits), "rotatekv",
                    std::to_string(bits) + " bits after a Hadamard rotation across heads, sinks exact",
                    [bits](const PresetInput& input) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ZipCache (He et al., NeurIPS 2024, arXiv 2405.14256, sections 4.1 to 4.3): values are divided by a factor per
+// ZipCache (He et al., NeurIPS 2024, arXiv 2405.14256): values are divided by a factor per
 // channel, the root of its largest magnitude, and quantized per token (channel-separable tokenwise quantization), keys
 // per channel; salient tokens (60 %) get 4 bits, the others 2. The paper finds them by normalized attention of probe
 // queries; here by a profile's token weights, which stand in for it, and without a profile by nearness to the end.
