@@ -92,6 +92,8 @@ std::string man_page(const CLI::App& program, const std::string& version) {
   page += exit_status();
   page +=
       ".SH ENVIRONMENT\n"
+      ".TP\n\\fBKVPACK_ISA\\fR\nscalar, avx2, avx512 or neon: instructions to use (default: the best that the machine "
+      "has; results are the same)\n"
       ".TP\n\\fBNO_COLOR\\fR\nif set and not empty, no colours (with \\fB\\-\\-color auto\\fR)\n"
       ".TP\n\\fBTERM\\fR\n\"dumb\": no colours and no progress line\n";
   return page;

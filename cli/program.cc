@@ -25,6 +25,7 @@
 #include "cli/serve.h"
 #include "cli/verify.h"
 #include "cli/version.h"
+#include "codec/kernels.h"
 
 namespace kvpack::cli {
 namespace {
@@ -191,6 +192,7 @@ int run_program(int argc, char** argv) {
     return finish_parse(line, problem, Console(color_choice(line.color), line.quiet));
   }
   Console console(color_choice(line.color), line.quiet);
+  if (const Status choice = check_kernel_choice(); !choice.ok()) return finish(choice.error(), console);
   for (const Verb& verb : line.verbs) {
     if (verb.app->parsed()) return finish(verb.run(console), console);
   }

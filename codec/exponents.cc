@@ -168,6 +168,24 @@ Bytes code_steps(std::span<const RansEncodeStep> steps, uint32_t lanes) {
   return stream;
 }
 
+// How far 32 values' exponents are below `reference`, at most `most`; one that is above it is as far as can be.
+template <int kMantissaBits>
+void depths_below(const uint8_t* tops, uint8_t reference, uint8_t most, uint8_t* depths) {
+  uint8_t block[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const uint8_t depth = static_cast<uint8_t>(reference - (tops[lane] >> kMantissaBits));
+    block[lane] = depth < most ? depth : most;
+  }
+  std::memcpy(depths, block, sizeof block);
+}
+void depths_below(const uint8_t* tops, int mantissa_bits, uint8_t reference, uint8_t most, uint8_t* depths) {
+  if (mantissa_bits == 0) {
+    depths_below<0>(tops, reference, most, depths);
+  } else {
+    depths_below<3>(tops, reference, most, depths);
+  }
+}
+
 std::vector<ChannelModel> count_channels(std::span<const uint8_t> tops, int mantissa_bits, uint32_t tokens,
                                          uint32_t channels) {
   std::vector<ChannelModel> models(channels);
@@ -185,10 +203,7 @@ std::vector<ChannelModel> count_channels(std::span<const uint8_t> tops, int mant
     for (uint32_t first = 0; first < tokens; first += kLanes) {
       const uint8_t* lanes = lanes_of(first);
       uint8_t below[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const uint8_t distance = static_cast<uint8_t>(largest - (lanes[lane] >> mantissa_bits));
-        below[lane] = distance < kSpan ? distance : kSpan - 1;
-      }
+      depths_below(lanes, mantissa_bits, largest, kSpan - 1, below);
       const uint32_t count = std::min<uint32_t>(kLanes, tokens - first);
       uint32_t lane = 0;
       for (; lane + 4 <= count; lane += 4) {
@@ -273,13 +288,9 @@ Bytes encode_exponents(std::span<const uint8_t> tops, int mantissa_bits, uint32_
     for (uint32_t c = 0; c < channels; ++c) {
       const size_t at = (size_t{group} * channels + c) * kLanes;
       const uint8_t reference = models[c].reference;
-      uint8_t largest = 0;
-      for (size_t i = at; i < at + kLanes; ++i) {
-        const uint8_t depth = static_cast<uint8_t>(reference - (tops[i] >> mantissa_bits));  // above it: wraps around
-        symbols[i] = depth < kDepths ? depth : kDepths;
-        largest = symbols[i] > largest ? symbols[i] : largest;
-      }
-      for (size_t i = at; i < at + lanes && largest == kDepths; ++i) {
+      depths_below(&tops[at], mantissa_bits, reference, kDepths, &symbols[at]);
+      const bool escaped = std::memchr(&symbols[at], kDepths, kLanes) != nullptr;
+      for (size_t i = at; i < at + lanes && escaped; ++i) {
         if (symbols[i] == kDepths) escapes.push_back(static_cast<std::byte>(tops[i] >> mantissa_bits));
       }
       std::vector<RansEncodeStep>& into = steps[c < channels / 2 ? 0 : 1];

@@ -23,7 +23,8 @@ struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
 
   // Runs the steps of up to kMostStreams streams in turn, using them up: their chains of dependent instructions
-  // overlap. Symbols that are kEscapeSymbol stand for escapes; the result has a bit set per stream with one in its rows.
+  // overlap. Symbols that are kEscapeSymbol stand for escapes; the result has a bit set per stream with one in its
+  // rows.
   uint32_t (*decode_together)(std::span<RansWork> work);
   // above[row] = 1 if any of values [rows][32] is above most[row], else 0.
   void (*rows_above)(const int16_t* values, size_t rows, const int16_t* most, uint8_t* above);
@@ -51,12 +52,12 @@ struct Kernels {
   void (*scale_integers)(const int8_t* integers, size_t count, float scale, float* values);
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
-  // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count]
-  // [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to
-  // q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code (rans.h) of q under its
-  // parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v + kCounted] is set to how
-  // many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and keeps the largest
-  // |a - b|, value i in chain i % kErrorChains.
+  // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] =
+  // values[count] [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the
+  // integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code
+  // (rans.h) of q under its parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v +
+  // kCounted] is set to how many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and
+  // keeps the largest |a - b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
   void (*columns)(const float* const* rows, size_t dim, float* values);
   bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);

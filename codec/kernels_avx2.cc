@@ -274,9 +274,7 @@ struct Isa {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(at), eight);
   }
   // max(a, b) is b where either is NaN.
-  static Floats larger_size(Floats a, Floats b) {
-    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b);
-  }
+  static Floats larger_size(Floats a, Floats b) { return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b); }
   static bool round_half_up(Floats x, int32_t* q) {
     const Floats size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
     const Floats inside = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p30f), _CMP_LT_OQ);
@@ -326,9 +324,30 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = _cvtsh_ss(halves[i]);
 }
 
-constexpr Kernels kTable = {"avx2",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"avx2",
+                            decode_together,
+                            rows_above,
+                            encode_steps,
+                            units_of,
+                            inverse_matrix,
+                            inverse_none,
+                            none_to_halves<false>,
+                            none_to_halves<true>,
+                            hadamard,
+                            rotate,
+                            scale_integers,
+                            forward,
+                            columns_of,
+                            quantize_columns,
+                            parents_of,
+                            symbols_of,
+                            digits_of,
+                            count_values,
+                            errors_of,
+                            to_f16,
+                            to_bf16,
+                            from_f16,
+                            from_bf16};
 
 }  // namespace
 

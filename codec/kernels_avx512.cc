@@ -208,9 +208,30 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   _mm512_mask_storeu_ps(values + i, rest, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rest, halves + i)));
 }
 
-constexpr Kernels kTable = {"avx512",     decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"avx512",
+                            decode_together,
+                            rows_above,
+                            encode_steps,
+                            units_of,
+                            inverse_matrix,
+                            inverse_none,
+                            none_to_halves<false>,
+                            none_to_halves<true>,
+                            hadamard,
+                            rotate,
+                            scale_integers,
+                            forward,
+                            columns_of,
+                            quantize_columns,
+                            parents_of,
+                            symbols_of,
+                            digits_of,
+                            count_values,
+                            errors_of,
+                            to_f16,
+                            to_bf16,
+                            from_f16,
+                            from_bf16};
 
 }  // namespace
 

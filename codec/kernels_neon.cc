@@ -306,9 +306,30 @@ void from_f16(const uint16_t* halves, size_t count, float* values) {
   for (; i < count; ++i) values[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(halves[i]))), 0);
 }
 
-constexpr Kernels kTable = {"neon",       decode_together, rows_above, encode_steps,   units_of, inverse_matrix,
-                            inverse_none, none_to_halves<false>, none_to_halves<true>, hadamard,     rotate,     scale_integers, forward, columns_of, quantize_columns, parents_of,
-                            symbols_of,   digits_of, count_values, errors_of,    to_f16,     to_bf16,        from_f16, from_bf16};
+constexpr Kernels kTable = {"neon",
+                            decode_together,
+                            rows_above,
+                            encode_steps,
+                            units_of,
+                            inverse_matrix,
+                            inverse_none,
+                            none_to_halves<false>,
+                            none_to_halves<true>,
+                            hadamard,
+                            rotate,
+                            scale_integers,
+                            forward,
+                            columns_of,
+                            quantize_columns,
+                            parents_of,
+                            symbols_of,
+                            digits_of,
+                            count_values,
+                            errors_of,
+                            to_f16,
+                            to_bf16,
+                            from_f16,
+                            from_bf16};
 
 }  // namespace
 

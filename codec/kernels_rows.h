@@ -3,8 +3,9 @@
 // inside its anonymous namespace, after a struct `Isa` with
 //
 //   Floats, kWidth of them; load, store, spread (one value to all), fused(a, b, c) = a b + c in one rounding, plain
-//   multiply, add and subtract, narrow (32 x i32 to i8, saturated), count_equal (of such), larger_size(a, b) (the larger of |a| and b; b where a is NaN), round_half_up(x, q)
-//   (floor(x + 1/2) as i32; 0 where |x| is not below 2^30, and then the result is false), swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
+//   multiply, add and subtract, narrow (32 x i32 to i8, saturated), count_equal (of such), larger_size(a, b) (the
+//   larger of |a| and b; b where a is NaN), round_half_up(x, q) (floor(x + 1/2) as i32; 0 where |x| is not below 2^30,
+//   and then the result is false), swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
 //   the matrix product is)
 //
 //   Halves, 2 kWidth x u16; from_integers (kWidth x i16), to_halves<bf16> (of two Floats), transpose(Halves[8]) (8 x 8

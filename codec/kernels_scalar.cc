@@ -248,10 +248,30 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
-constexpr Kernels kTable = {
-    "scalar",       decode_together, rows_above,     encode_steps, units_of,   inverse_matrix,   inverse_none, none_to_halves<f32_to_f16>, none_to_halves<f32_to_bf16>, hadamard,
-    rotate,         scale_integers, forward,      columns_of,   quantize_columns, parents_of, symbols_of,   digits_of,
-    count_values,   errors_of,    to_f16,         to_bf16,      from_f16,   from_bf16};
+constexpr Kernels kTable = {"scalar",
+                            decode_together,
+                            rows_above,
+                            encode_steps,
+                            units_of,
+                            inverse_matrix,
+                            inverse_none,
+                            none_to_halves<f32_to_f16>,
+                            none_to_halves<f32_to_bf16>,
+                            hadamard,
+                            rotate,
+                            scale_integers,
+                            forward,
+                            columns_of,
+                            quantize_columns,
+                            parents_of,
+                            symbols_of,
+                            digits_of,
+                            count_values,
+                            errors_of,
+                            to_f16,
+                            to_bf16,
+                            from_f16,
+                            from_bf16};
 
 }  // namespace
 

@@ -167,7 +167,8 @@ void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t f
     if (level_ == 0 && model.depth < k) return;
     const int generation = level_ == 0 ? rungs_ + model.depth - k : rungs_;
     kernels().digits(ladder.at(generation, first), ladder.at(generation + 1, first), add_step());
-    steps_.push_back({&entropy_codes().encode_digits[model.shape][model.digit_scale(level_ == 0 ? k : model.depth + k)]});
+    steps_.push_back(
+        {&entropy_codes().encode_digits[model.shape][model.digit_scale(level_ == 0 ? k : model.depth + k)]});
     return;
   }
   MixedCodes mixed;

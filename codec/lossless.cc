@@ -75,31 +75,33 @@ enum : uint8_t { kPlanesOnly = 0, kModelledExponents = 1 };
 
 int mantissa_bits_on_top(DType dtype) { return dtype == DType::kF16 ? 3 : 0; }
 
-// rows of 8 bytes, transposed in place (Hacker's Delight 7-3).
-void transpose_8x8(uint64_t (&row)[8]) {
-  constexpr uint64_t kMasks[3] = {0x00000000ffffffff, 0x0000ffff0000ffff, 0x00ff00ff00ff00ff};
-  for (int stage = 0; stage < 3; ++stage) {
-    const int distance = 4 >> stage;
+// 16 rows of 16 bytes, transposed in place: interleaving row i with row i + 8 four times turns the matrix over.
+void transpose_16x16(uint8_t (&rows)[16][16]) {
+  using Row = uint8_t __attribute__((vector_size(16)));
+  Row a[16], b[16];
+  std::memcpy(a, rows, sizeof a);
+  for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
-      if ((i & distance) != 0) continue;
-      const uint64_t crossed = ((row[i] >> (8 * distance)) ^ row[i + distance]) & kMasks[stage];
-      row[i + distance] ^= crossed;
-      row[i] ^= crossed << (8 * distance);
+      b[2 * i] = __builtin_shufflevector(a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      b[2 * i + 1] =
+          __builtin_shufflevector(a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     }
+    std::memcpy(a, b, sizeof a);
   }
+  std::memcpy(rows, a, sizeof a);
 }
 
 // [row][column] of `height` rows, `from_stride` bytes apart, to [column][row], `to_stride` bytes apart.
 void transpose_bytes(const uint8_t* from, size_t height, size_t width, size_t from_stride, uint8_t* to,
                      size_t to_stride) {
-  const size_t whole_height = height / 8 * 8;
-  const size_t whole_width = width / 8 * 8;
-  for (size_t y = 0; y < whole_height; y += 8) {
-    for (size_t x = 0; x < whole_width; x += 8) {
-      uint64_t rows[8];
-      for (size_t i = 0; i < 8; ++i) std::memcpy(&rows[i], from + (y + i) * from_stride + x, 8);
-      transpose_8x8(rows);
-      for (size_t i = 0; i < 8; ++i) std::memcpy(to + (x + i) * to_stride + y, &rows[i], 8);
+  const size_t whole_height = height / 16 * 16;
+  const size_t whole_width = width / 16 * 16;
+  for (size_t y = 0; y < whole_height; y += 16) {
+    for (size_t x = 0; x < whole_width; x += 16) {
+      uint8_t rows[16][16];
+      for (size_t i = 0; i < 16; ++i) std::memcpy(rows[i], from + (y + i) * from_stride + x, 16);
+      transpose_16x16(rows);
+      for (size_t i = 0; i < 16; ++i) std::memcpy(to + (x + i) * to_stride + y, rows[i], 16);
     }
   }
   for (size_t y = 0; y < height; ++y) {

@@ -24,8 +24,8 @@ namespace kvpack {
 struct TileContext {
   const PlaneShape& shape;
   const PlaneParameters& parameters;
-  const Rope* rope = nullptr;          // null: rows are taken as they are
-  std::span<const int32_t> positions;  // [token of the chunk]
+  const Rope* rope = nullptr;           // null: rows are taken as they are
+  std::span<const int32_t> positions;   // [token of the chunk]
   std::span<const int8_t> key_classes;  // [kv_head][token] of the key tile of the same layer and chunk, if it has any
 };
 
@@ -33,8 +33,8 @@ struct TileInput {
   const KvView& view;
   std::span<const ForwardTransform> forward;  // [kv_head], unless the parameters are lossless
   uint32_t first = 0;                         // the chunk's first token in the view
-  std::span<const uint32_t> sinks;        // tokens of the chunk to keep exactly, ascending
-  std::span<const int8_t> token_classes;  // [kv_head][token], or empty; ignored where the context has key_classes
+  std::span<const uint32_t> sinks;            // tokens of the chunk to keep exactly, ascending
+  std::span<const int8_t> token_classes;      // [kv_head][token], or empty; ignored where the context has key_classes
 };
 
 struct LevelDistortion {

@@ -76,16 +76,15 @@ Status TileDecoder::open(const TileJob& job, std::span<const int8_t> key_classes
   KVPACK_ASSIGN_OR_RETURN(head, read_tile_head(job.context, in));
   const bool follows = head.classes.source == TokenClassSource::kKeyTile;
   if (follows && key_classes.empty()) return corrupt("the tile takes its token classes from a key tile that has none");
-  const std::span<const int8_t> token_classes =
-      follows ? key_classes : std::span<const int8_t>(head.classes.classes);
+  const std::span<const int8_t> token_classes = follows ? key_classes : std::span<const int8_t>(head.classes.classes);
   low_rank = {};
   if (parameters.low_rank > 0) {
     KVPACK_ASSIGN_OR_RETURN(low_rank, read_low_rank(in, tokens, shape.channels(), parameters.low_rank));
   }
   order.clear();
   for (uint32_t h = 0; h < shape.kv_heads; ++h) {
-    order.push_back(lane_order(
-        token_classes.empty() ? token_classes : token_classes.subspan(size_t{h} * tokens, tokens), tokens));
+    order.push_back(
+        lane_order(token_classes.empty() ? token_classes : token_classes.subspan(size_t{h} * tokens, tokens), tokens));
   }
   const size_t levels = std::min<size_t>(job.levels.size(), parameters.levels);
   bodies.assign(job.levels.begin(), job.levels.begin() + static_cast<std::ptrdiff_t>(levels));

@@ -62,8 +62,8 @@ class TileRows {
   // Of the group in work: its components that are not all zero.
   std::vector<const int16_t*> quantized_;
   std::vector<const float*> weights_now_;
-  std::vector<float> rows_;       // [32][head_dim]
-  std::vector<float> all_rows_;   // [token][channel]
+  std::vector<float> rows_;      // [32][head_dim]
+  std::vector<float> all_rows_;  // [token][channel]
   std::vector<uint16_t> halves_;
 };
 

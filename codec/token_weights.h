@@ -25,7 +25,8 @@ void predict_log_weights(const KvView& keys, const Rope* rope, std::span<const i
 std::vector<float> predict_log_weights(const KvView& keys, const Rope* rope, std::span<const int32_t> positions,
                                        uint32_t context_tokens, const TokenWeightModel& model);
 
-// Classes [kv_head][token] from such weights, head by head; sinks, which are kept exactly, get class 0 and do not count.
+// Classes [kv_head][token] from such weights, head by head; sinks, which are kept exactly, get class 0 and do not
+// count.
 std::vector<int8_t> classes_of_plane(std::span<const float> log_weights, uint32_t kv_heads,
                                      std::span<const uint32_t> sinks);
 

@@ -2,8 +2,8 @@
 // The transform of one head: values [head_dim] -> components [components], and back.
 //
 //   none      the components are the channels
-//   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no bytes
-//   matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
+//   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no
+//   bytes matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
 //             x = sum_k component[k] * row[k]; rows are int8 times one f32 scale each. Components left out are zero.
 //
 // The forward direction of a matrix is its pseudo-inverse: rounding the rows costs no accuracy while all are kept.

@@ -107,6 +107,7 @@ TEST_CASE("cli: exit 2 for usage, with a suggestion for what was mistyped") {
   check_failure(run_kvpack({"encode", kState, "--bits", "-1", "-o", "x"}), 2, "number above 0");
   check_failure(run_kvpack({"encode", kState, "--bits", "3", "--ratio", "4", "-o", "x"}), 2, "excludes");
   check_failure(run_kvpack({"decode", "x.kvp", "--tokens", "9:3", "-o", "x"}), 2, "empty range");
+  check_failure(run_kvpack({"inspect", kState}, {.environment = {"KVPACK_ISA=sse9"}}), 2, "can run scalar");
   check_failure(run_kvpack({"help", "encdoe"}), 2, "did you mean 'encode'?");
   check_failure(run_kvpack({"encode", "-", "--text", "-", "-o", "x"}), 2, "standard input");
   const Workplace folder;

@@ -563,9 +563,8 @@ TEST_CASE("kernels' speed") {
                 [&] { kernels->inverse_none(units.data(), kDim, units.data(), weights.data(), rows.data()); });
     std::array<uint16_t*, kLanes> half_rows;
     for (size_t lane = 0; lane < kLanes; ++lane) half_rows[lane] = &halves[lane * kDim];
-    time_kernel(*kernels, "symbols to f16", kDim * kLanes, [&] {
-      kernels->none_to_f16(q[0].data(), kDim, units.data(), weights.data(), half_rows.data());
-    });
+    time_kernel(*kernels, "symbols to f16", kDim * kLanes,
+                [&] { kernels->none_to_f16(q[0].data(), kDim, units.data(), weights.data(), half_rows.data()); });
     time_kernel(*kernels, "f32 to f16", rows.size(), [&] { kernels->to_f16(rows.data(), rows.size(), halves.data()); });
   }
 }

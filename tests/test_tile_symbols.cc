@@ -132,9 +132,8 @@ TEST_CASE("two tiles in lockstep decode as one after the other") {
     }
     std::vector<int32_t> positions(256);
     const auto context_of = [&](int i) {
-      return TileContext{tiles[i].shape, tiles[i].parameters, nullptr,
-                         std::span<const int32_t>(positions).first(tiles[i].tokens),
-                         {}};
+      return TileContext{
+          tiles[i].shape, tiles[i].parameters, nullptr, std::span<const int32_t>(positions).first(tiles[i].tokens), {}};
     };
     const auto rows_of = [&](int i, Bytes& bytes) {
       return make_row_view<std::byte>(bytes.data(), DType::kF16, tiles[i].tokens, 2, 24);

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "codec/parameter_choice.h"
+#include "codec/profile_file.h"
 #include "codec/tile_symbols.h"
 #include "formats/model_facts.h"
 
@@ -18,9 +19,10 @@ namespace {
 
 constexpr uint32_t kTileTokens = 224;
 
-Bytes read_sample(const char* name) {
-  const std::string path = std::string(KVPACK_SAMPLES_DIR) + "/" + name;
+// `path`: from here, or from samples/.
+Bytes read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
+  if (!file) file.open(std::string(KVPACK_SAMPLES_DIR) + "/" + path, std::ios::binary);
   const std::string text((std::istreambuf_iterator<char>(file)), {});
   const ByteSpan bytes = as_byte_span(text);
   return {bytes.begin(), bytes.end()};
@@ -98,13 +100,23 @@ const ModelFacts& sample_facts() {
   return kFacts;
 }
 
+const Profile& sample_profile() {
+  static const Profile kProfile = require(read_profile(read_file("profiles/smollm2-135m.kvprofile"), "the profile"));
+  return kProfile;
+}
+
 const KvFile& sample_file() {
   static const KvFile kFile = [] {
     KvReadOptions options;
     options.facts = &sample_facts();
-    return require(read_kv_file(read_sample("smollm2-harbour.slot.bin"), options));
+    return require(read_kv_file(read_file(sample_path()), options));
   }();
   return kFile;
+}
+
+std::string sample_path() {
+  const char* larger = std::getenv("KVPACK_BENCH_STATE");
+  return larger != nullptr ? larger : "smollm2-harbour.slot.bin";
 }
 
 const std::vector<Bytes>& sample_rows(DType dtype) {

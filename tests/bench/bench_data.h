@@ -5,10 +5,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "codec/plane_parameters.h"
+#include "codec/profile.h"
 #include "codec/tile.h"
 #include "formats/kv_file.h"
 
@@ -26,8 +28,11 @@ T require(Result<T> result) {
   return std::move(result).value();
 }
 
-const KvFile& sample_file();       // samples/smollm2-harbour.slot.bin
+// samples/smollm2-harbour.slot.bin, or the larger SmolLM2 state that KVPACK_BENCH_STATE names.
+std::string sample_path();
+const KvFile& sample_file();
 const ModelFacts& sample_facts();  // samples/smollm2-135m.model.json
+const Profile& sample_profile();   // samples/profiles/smollm2-135m.kvprofile
 
 // The sample's values as bf16 or f16, [plane][token][channel].
 const std::vector<Bytes>& sample_rows(DType dtype);

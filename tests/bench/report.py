@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import pathlib
+import platform
 
 WIDTH, HEIGHT, MARGIN = 820, 480, 64
 COLOURS = ["#1b6ca8", "#c44536", "#3a7d44", "#8d5a97", "#b07d2b", "#4a4a4a", "#2a9d8f"]
@@ -25,6 +26,19 @@ def load(path):
         if name not in best or run["cpu_time"] < best[name]["cpu_time"]:
             best[name] = run
     return best
+
+
+def cpu_name():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def print_origin(path):
+    """What was measured, and on what."""
+    context = json.loads(path.read_text())["context"]
+    print(f"{cpu_name()}, one core (two where the line says so), {context['compiler']}, {context['data']}\n")
 
 
 def print_table(results):
@@ -97,6 +111,7 @@ def main():
     parser.add_argument("--svg", type=pathlib.Path, help="where to write the graph")
     arguments = parser.parse_args()
     results = {path.stem: load(path) for path in arguments.results}
+    print_origin(arguments.results[0])
     print_table(results)
     if arguments.svg:
         arguments.svg.write_text(draw(curves(results)))
