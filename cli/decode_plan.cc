@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/decode_plan.h"
-#include "formats/key_order.h"
 
 #include <fmt/format.h>
 
 #include "cli/guard_cell.h"
 #include "cli/option_types.h"
+#include "formats/key_order.h"
 
 namespace kvpack::cli {
 namespace {

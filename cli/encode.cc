@@ -42,7 +42,8 @@ Result<std::optional<LoadedProfile>> profile_for(const EncodeArguments& argument
   std::optional<LoadedProfile> none;
   if (model == nullptr && !arguments.profile.empty())
     return invalid_argument("--profile needs --model: a profile is used on keys with RoPE undone");
-  if (model != nullptr && !arguments.no_profile && (arguments.quality != quality_name(Quality::kLossless) || arguments.tokens.keep_top)) {
+  if (model != nullptr && !arguments.no_profile &&
+      (arguments.quality != quality_name(Quality::kLossless) || arguments.tokens.keep_top)) {
     KVPACK_ASSIGN_OR_RETURN(none, find_profile_for_model(arguments.profile, arguments.model, *model));
   }
   if (arguments.embed_profile && !none)
@@ -115,9 +116,10 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
 
 Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   KVPACK_RETURN_IF_ERROR(check_standard_input_used_once(arguments));
-  KVPACK_ASSIGN_OR_RETURN(const auto output, OutputFile::prepare(arguments.output, arguments.overwrite,
-                                                                 {arguments.input, arguments.model, arguments.text, arguments.profile,
-                                                                  arguments.tokens.saliency, arguments.tokens.keep}));
+  KVPACK_ASSIGN_OR_RETURN(const auto output,
+                          OutputFile::prepare(arguments.output, arguments.overwrite,
+                                              {arguments.input, arguments.model, arguments.text, arguments.profile,
+                                               arguments.tokens.saliency, arguments.tokens.keep}));
   if (output->is_stdout()) console.send_reports_to_stderr();
   KVPACK_ASSIGN_OR_RETURN(EncodeOptions options, encode_options(arguments));
 

@@ -15,7 +15,7 @@ namespace kvpack::cli {
 struct EncodeArguments {
   std::string input;
   std::string output;
-  std::string model;  // "": none
+  std::string model;    // "": none
   std::string profile;  // "": looked for
   bool no_profile = false;
   bool embed_profile = false;

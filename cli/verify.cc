@@ -32,8 +32,8 @@ class Nowhere : public PlacedSink {
 };
 
 // Checksums of every byte, then everything that a decode would read: identity, token ids, all tiles, the container.
-Result<Checked> verify_archive(const std::string& path, const VerifyArguments& arguments,
-                               const RangeSourceOptions& net, const Console& console) {
+Result<Checked> verify_archive(const std::string& path, const VerifyArguments& arguments, const RangeSourceOptions& net,
+                               const Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path, net));
   const ArchiveReader& reader = input->reader();
   KVPACK_RETURN_IF_ERROR(reader.verify());

@@ -33,7 +33,7 @@ struct EncodeOptions {
   std::optional<double> bits_per_value;  // all bytes of the archive counted
   std::optional<double> ratio;           // stored bytes of the values / archive bytes
   std::optional<double> max_error;       // largest absolute error of any value, after rounding to the stored type
-  std::optional<uint32_t> levels;  // of a named quality, instead of its own number; its finest step stays
+  std::optional<uint32_t> levels;        // of a named quality, instead of its own number; its finest step stays
   TransformChoice transform = TransformChoice::kAuto;
   uint32_t low_rank = 0;  // rank of the low-rank part per tile (0: none)
   uint32_t chunk_tokens = kDefaultChunkTokens;
@@ -74,17 +74,17 @@ struct EncodeReport {
   double ratio = 0;           // input_bytes / archive_bytes
   double max_error = 0;
   double squared_values = 0;  // sum of squares of all finite values
-  uint64_t sinks = 0;       // tokens kept exactly
-  uint64_t non_finite = 0;  // NaN and infinities kept exactly
+  uint64_t sinks = 0;         // tokens kept exactly
+  uint64_t non_finite = 0;    // NaN and infinities kept exactly
   uint64_t raw_tiles = 0;
   uint32_t passes = 1;
   std::vector<LevelReport> levels;
   std::vector<std::string> notes;  // e.g. "no model given: keys kept as they are, the archive is larger"
 };
 
-// Encodes `file` into `sink`. `facts` may be null. Besides the file's own bytes and the sink's, memory holds: coded tiles
-// up to 64 MiB; per plane what parameters are chosen by (a KLT's matrices, and while a target is searched for 512 rows of
-// f32); per token 4 bytes and plane, then 1 byte and head. Errors: invalid_argument (options), unsupported, io.
+// Encodes `file` into `sink`. `facts` may be null. Besides the file's own bytes and the sink's, memory holds: coded
+// tiles up to 64 MiB; per plane what parameters are chosen by (a KLT's matrices, and while a target is searched for 512
+// rows of f32); per token 4 bytes and plane, then 1 byte and head. Errors: invalid_argument (options), unsupported, io.
 Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options,
                                     ByteSink& sink);
 
@@ -123,7 +123,7 @@ struct ArchiveIdentity {
   uint64_t source_bytes = 0;
   std::string assumptions;
   std::string profile_hash;  // of the profile that decoding needs, "" if none
-  std::string quality;  // "lossless", "high", "medium", "low", or "bits 2.5", ...
+  std::string quality;       // "lossless", "high", "medium", "low", or "bits 2.5", ...
   bool lossless = false;
   bool has_opaque_state = false;
   bool hadamard_rotated = true;

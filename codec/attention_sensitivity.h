@@ -34,7 +34,8 @@ struct AttentionLayer {
   uint32_t group() const { return query_heads / kv_heads; }
 };
 
-// One text in one layer: tokens at consecutive positions, of which the last `queries` ask and the others are the prefix.
+// One text in one layer: tokens at consecutive positions, of which the last `queries` ask and the others are the
+// prefix.
 struct LayerWindow {
   uint32_t tokens = 0;
   uint32_t queries = 0;

@@ -175,7 +175,8 @@ double ComponentHistogram::cost_bits(uint8_t class_byte, int scale_offset, int l
     if (coarsest < entry.stages.size()) {
       const Stage& stage = entry.stages[coarsest];
       float symbols = 0;
-      for (int i = kMaxSymbol - stage.largest; i <= kMaxSymbol + stage.largest; ++i) symbols += static_cast<float>(stage.symbols[i]) * of_symbol[i];
+      for (int i = kMaxSymbol - stage.largest; i <= kMaxSymbol + stage.largest; ++i)
+        symbols += static_cast<float>(stage.symbols[i]) * of_symbol[i];
       total += double{symbols} + static_cast<double>(stage.large) * double{of_symbol[kEscapeIndex]} +
                8.0 * static_cast<double>(stage.large_bytes);
     }

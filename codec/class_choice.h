@@ -21,7 +21,8 @@ class ComponentHistogram {
 
   // Bits that `class_byte` (not dead) needs for everything, levels 0 .. levels - 1 together; infinity if it cannot.
   double cost_bits(uint8_t class_byte, int scale_offset, int levels) const;
-  // A cheap class byte, the cheapest but for rare local minima, and its bits. `reference` (or dead) costs one bit itself, others more, as in class_code.h.
+  // A cheap class byte, the cheapest but for rare local minima, and its bits. `reference` (or dead) costs one bit
+  // itself, others more, as in class_code.h.
   std::pair<uint8_t, double> best_class(int scale_offset, int levels, uint8_t reference) const;
   // Scale index at level 0 that a Gaussian of this variance would have, without offset.
   int estimated_scale(int levels) const;

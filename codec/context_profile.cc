@@ -50,7 +50,8 @@ Result<uint32_t> Context::choose_window(uint32_t most_tokens) {
       if (slot != nullptr) return unsupported("the cache holds several streams");
       slot = &plane;
     }
-    if (pair.key == nullptr || pair.value == nullptr) return unsupported(fmt::format("layer {} is not in the cache", layer.layer));
+    if (pair.key == nullptr || pair.value == nullptr)
+      return unsupported(fmt::format("layer {} is not in the cache", layer.layer));
     if (pair.key->view.kv_heads != layer.kv_heads || pair.key->view.head_dim != layer.key_dim ||
         pair.value->view.kv_heads != layer.kv_heads || pair.value->view.head_dim != layer.value_dim ||
         pair.value->token_set != pair.key->token_set) {

@@ -22,8 +22,9 @@ struct ContextProfileOptions {
   std::function<void(uint64_t done, uint64_t total, const std::string& phase)> progress;
 };
 
-// Errors: unsupported or invalid_argument say why nothing can be measured (no token ids, positions with gaps, a cache of
-// several streams, an architecture that is not understood, a model of another build); those of reading the model file.
+// Errors: unsupported or invalid_argument say why nothing can be measured (no token ids, positions with gaps, a cache
+// of several streams, an architecture that is not understood, a model of another build); those of reading the model
+// file.
 Result<Profile> profile_of_context(const KvFile& file, const ModelFacts& facts, ByteSource& model,
                                    const ContextProfileOptions& options);
 

@@ -286,12 +286,13 @@ Status decode_frame(ByteSpan frame, uint32_t top_level, std::span<const MutableK
   KVPACK_ASSIGN_OR_RETURN(FrameBody body, split_body(in, static_cast<uint32_t>(planes.size()), header.levels));
   const uint32_t levels = std::min(top_level, header.levels - 1) + 1;
   for (size_t p = 0; p < planes.size(); ++p) {
-    KVPACK_ASSIGN_OR_RETURN(PlaneParameters parameters, read_plane_parameters(body.parameters[p], shape.planes[p], nullptr));
+    KVPACK_ASSIGN_OR_RETURN(PlaneParameters parameters,
+                            read_plane_parameters(body.parameters[p], shape.planes[p], nullptr));
     if (!parameters.lossless && parameters.levels != header.levels)
       return corrupt(fmt::format("plane {} has {} levels", p, parameters.levels));
     const int32_t rope = shape.planes[p].rope;
-    const TileContext context{shape.planes[p], parameters,
-                              rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr, positions, {}};
+    const TileContext context{
+        shape.planes[p], parameters, rope >= 0 ? &shape.ropes[static_cast<size_t>(rope)] : nullptr, positions, {}};
     KVPACK_RETURN_IF_ERROR(decode_tile(context, std::span(body.tiles[p]).first(levels), planes[p]));
   }
   return {};

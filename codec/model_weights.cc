@@ -36,7 +36,8 @@ Result<ModelWeights> ModelWeights::open(ByteSource& source, unsigned threads) {
   KVPACK_ASSIGN_OR_RETURN(const auto architecture, weights.gguf_.find_string("general.architecture"));
   weights.architecture_ = architecture.value_or("");
   KVPACK_ASSIGN_OR_RETURN(const auto epsilon, weights.find_number("attention.layer_norm_rms_epsilon"));
-  if (!epsilon) return unsupported(fmt::format("{}: architecture '{}' has no RMS norm", source.name(), weights.architecture_));
+  if (!epsilon)
+    return unsupported(fmt::format("{}: architecture '{}' has no RMS norm", source.name(), weights.architecture_));
   weights.norm_epsilon_ = static_cast<float>(*epsilon);
   return weights;
 }
@@ -54,7 +55,8 @@ Result<Rows> ModelWeights::embed(std::span<const int32_t> tokens) const {
     if (token < 0 || static_cast<uint64_t>(token) >= matrix.rows) {
       return invalid_argument(fmt::format("token {}: the model has {}", token, matrix.rows));
     }
-    KVPACK_ASSIGN_OR_RETURN(const std::vector<float> row, read_gguf_rows(*source_, matrix, static_cast<uint64_t>(token), 1));
+    KVPACK_ASSIGN_OR_RETURN(const std::vector<float> row,
+                            read_gguf_rows(*source_, matrix, static_cast<uint64_t>(token), 1));
     rows.values.insert(rows.values.end(), row.begin(), row.end());
   }
   return rows;
@@ -81,11 +83,13 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
   const std::string name = tensor_name(layer, tensor, "weight");
   KVPACK_ASSIGN_OR_RETURN(const GgufMatrix matrix, find_gguf_matrix(*source_, gguf_, name));
   if (matrix.columns != rows.width || matrix.rows > kMaxWidth) {
-    return unsupported(fmt::format("{}: {} rows of {} values for inputs of {}", name, matrix.rows, matrix.columns, rows.width));
+    return unsupported(
+        fmt::format("{}: {} rows of {} values for inputs of {}", name, matrix.rows, matrix.columns, rows.width));
   }
   KVPACK_ASSIGN_OR_RETURN(const std::vector<float> bias,
                           read_gguf_f32(*source_, gguf_, tensor_name(layer, tensor, "bias"), kMaxVector));
-  if (!bias.empty() && bias.size() != matrix.rows) return corrupt(fmt::format("{}: a bias of {} values", name, bias.size()));
+  if (!bias.empty() && bias.size() != matrix.rows)
+    return corrupt(fmt::format("{}: a bias of {} values", name, bias.size()));
   Rows out;
   out.width = static_cast<uint32_t>(matrix.rows);
   out.values.resize(rows.count() * matrix.rows);
@@ -103,7 +107,8 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
       return;
     }
     const Eigen::Map<const Matrix> part(weights->data(), static_cast<Eigen::Index>(these), rows.width);
-    output.middleCols(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(these)).noalias() = input * part.transpose();
+    output.middleCols(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(these)).noalias() =
+        input * part.transpose();
   });
   for (Status& status : statuses) KVPACK_RETURN_IF_ERROR(std::move(status));
   if (!bias.empty()) output.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(bias.data(), out.width);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights of a transformer's layers, as the GGUF has them: enough to take a few tokens through the model. Nothing is
-// kept in memory but norms; a projection is read block by block while it is applied.
+// The weights of a transformer's layers, as the GGUF has them: enough to take a few tokens through the model. Nothing
+// is kept in memory but norms; a projection is read block by block while it is applied.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,9 @@ class ModelWeights {
   const std::string& architecture() const { return architecture_; }
   float norm_epsilon() const { return norm_epsilon_; }
   bool has(uint32_t layer, std::string_view tensor) const;
-  Result<std::optional<double>> find_number(std::string_view suffix) const { return gguf_.find_number(architecture_ + "." + std::string(suffix)); }
+  Result<std::optional<double>> find_number(std::string_view suffix) const {
+    return gguf_.find_number(architecture_ + "." + std::string(suffix));
+  }
 
   // Rows of token_embd. Error: invalid_argument for a token that the model has not.
   Result<Rows> embed(std::span<const int32_t> tokens) const;
@@ -44,7 +46,8 @@ class ModelWeights {
   Result<Rows> project(uint32_t layer, std::string_view tensor, const Rows& rows) const;
 
  private:
-  ModelWeights(ByteSource& source, Gguf gguf, unsigned threads) : source_(&source), gguf_(std::move(gguf)), threads_(threads) {}
+  ModelWeights(ByteSource& source, Gguf gguf, unsigned threads)
+      : source_(&source), gguf_(std::move(gguf)), threads_(threads) {}
 
   ByteSource* source_;
   Gguf gguf_;

@@ -30,7 +30,7 @@ double power_of_3(uint32_t exponent) {
 void set_steps(const PlaneStatistics& stats, const StepRule& rule, const ProfilePlane* profile,
                PlaneParameters& parameters) {
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    double finest = profile != nullptr   ? rule.profile_step / std::sqrt(double{profile->sensitivity[head]})
+    double finest = profile != nullptr  ? rule.profile_step / std::sqrt(double{profile->sensitivity[head]})
                     : rule.absolute > 0 ? rule.absolute
                                         : rule.per_deviation * stats.deviation[head];
     if (!(finest > 0)) finest = 1;  // a constant head: everything is its mean
@@ -148,7 +148,8 @@ double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::s
   std::vector<std::vector<ComponentHistogram>> histograms;
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(sample_histograms(stats, parameters, head, sample[head], choice.forward[head].components(), token_classes));
+    histograms.push_back(
+        sample_histograms(stats, parameters, head, sample[head], choice.forward[head].components(), token_classes));
     for (const ComponentHistogram& histogram : histograms.back()) {
       largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
     }
@@ -298,8 +299,8 @@ ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule,
   return choice;
 }
 
-// The mean of the context by channel, finely enough that no component's part of its error exceeds a quarter of the finest
-// step: an error of the mean is the same for every token and does not average out in attention as rounding does.
+// The mean of the context by channel, finely enough that no component's part of its error exceeds a quarter of the
+// finest step: an error of the mean is the same for every token and does not average out in attention as rounding does.
 bool set_mean_for_basis(const PlaneStatistics& stats, const std::vector<HeadMatrix>& bases, double finest,
                         PlaneParameters& parameters) {
   const uint32_t dim = stats.head_dim;
@@ -385,7 +386,8 @@ ParameterChoice best_of_context(const PlaneStatistics& stats, const StepRule& ru
     candidates.push_back(TransformKind::kHadamard);
   }
   // A basis of the context's own, if one is stored, is no worse than its KLT.
-  const bool with_klt = transform == TransformChoice::kKlt || (transform == TransformChoice::kAuto && !knowledge.store_basis);
+  const bool with_klt =
+      transform == TransformChoice::kKlt || (transform == TransformChoice::kAuto && !knowledge.store_basis);
   if (with_klt && can_have_klt(stats)) candidates.push_back(TransformKind::kMatrix);
   if (candidates.empty()) candidates.push_back(TransformKind::kHadamard);  // a KLT was asked for and cannot be had
   ParameterChoice best = with_transform(stats, parameters, candidates[0], knowledge.token_classes);

@@ -12,7 +12,7 @@
 
 namespace kvpack {
 
-inline constexpr uint32_t kMaxKltDim = 256;     // a wider head's KLT costs more bytes than it saves
+inline constexpr uint32_t kMaxKltDim = 256;  // a wider head's KLT costs more bytes than it saves
 // Rows, evenly spread over the context, that mean and covariance are measured on, and those of them for costs.
 inline constexpr uint32_t kMeasuredTokens = 1024;
 inline constexpr uint32_t kSampleTokens = 512;

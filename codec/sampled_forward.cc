@@ -52,7 +52,8 @@ class Pass {
   Result<Rows> normed(uint32_t layer, std::string_view tensor, Rows rows) const {
     KVPACK_ASSIGN_OR_RETURN(const std::vector<float> weight, weights_.vector_of(layer, tensor));
     if (weight.empty() || rows.width % weight.size() != 0) {
-      return unsupported(fmt::format("layer {}: {} has {} values, {} expected", layer, tensor, weight.size(), rows.width));
+      return unsupported(
+          fmt::format("layer {}: {} has {} values, {} expected", layer, tensor, weight.size(), rows.width));
     }
     for (size_t first = 0; first < rows.values.size(); first += weight.size()) {
       normalise(std::span(rows.values).subspan(first, weight.size()), weight, weights_.norm_epsilon());
@@ -72,7 +73,8 @@ class Pass {
     return rows;
   }
   Status attend(size_t index);
-  Status check(const AttentionLayer& layer, std::string_view what, const Rows& computed, std::span<const float> cached) const;
+  Status check(const AttentionLayer& layer, std::string_view what, const Rows& computed,
+               std::span<const float> cached) const;
   Status feed_forward(uint32_t layer);
   void add_to_stream(const Rows& rows) {
     for (size_t i = 0; i < stream_.values.size(); ++i) stream_.values[i] += rows.values[i];
@@ -110,9 +112,10 @@ Status Pass::check(const AttentionLayer& layer, std::string_view what, const Row
     power += double{cached[i]} * double{cached[i]};
   }
   if (error <= kMostCacheError * kMostCacheError * power) return {};
-  return unsupported(fmt::format("layer {}: {} computed from the model's weights differ from the cached ones by {:.2f} of "
-                                 "their norm: another model, or an architecture that is not understood",
-                                 layer.layer, what, power > 0 ? std::sqrt(error / power) : 1.0));
+  return unsupported(
+      fmt::format("layer {}: {} computed from the model's weights differ from the cached ones by {:.2f} of "
+                  "their norm: another model, or an architecture that is not understood",
+                  layer.layer, what, power > 0 ? std::sqrt(error / power) : 1.0));
 }
 
 Status Pass::attend(size_t index) {
@@ -176,8 +179,8 @@ Status Pass::feed_forward(uint32_t layer) {
   for (size_t i = 0; i < up.values.size(); ++i) {
     const float x = gate.values[i];
     constexpr float kRootTwoOverPi = 0.7978845608f;
-    up.values[i] *= gelu_ ? 0.5f * x * (1 + std::tanh(kRootTwoOverPi * (x + 0.044715f * x * x * x)))
-                          : x / (1 + std::exp(-x));
+    up.values[i] *=
+        gelu_ ? 0.5f * x * (1 + std::tanh(kRootTwoOverPi * (x + 0.044715f * x * x * x))) : x / (1 + std::exp(-x));
   }
   KVPACK_ASSIGN_OR_RETURN(Rows down, weights_.project(layer, "ffn_down", up));
   if (down.width != stream_.width) return unsupported("a feed-forward net of another width than the stream");
@@ -190,8 +193,7 @@ Status Pass::feed_forward(uint32_t layer) {
 
 }  // namespace
 
-Status run_sampled_forward(const ModelWeights& weights, const ModelAttention& attention,
-                           const SampledForward& run) {
+Status run_sampled_forward(const ModelWeights& weights, const ModelAttention& attention, const SampledForward& run) {
   return Pass(weights, attention, run).run();
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The last tokens of a context, taken through the model's layers once more. Their attention reads the cached keys and
-// values, so each token costs one pass through the weights and needs no other token: what the model asks of its cache is
-// seen without an engine. Layers: RMS norm, attention with RoPE (biases, norms of queries and keys, norms after the
-// blocks, sliding windows), a gated feed-forward net. Every layer's keys and values are compared with the cached ones, so
-// that a model of another build is noticed, not measured wrongly.
+// values, so each token costs one pass through the weights and needs no other token: what the model asks of its cache
+// is seen without an engine. Layers: RMS norm, attention with RoPE (biases, norms of queries and keys, norms after the
+// blocks, sliding windows), a gated feed-forward net. Every layer's keys and values are compared with the cached ones,
+// so that a model of another build is noticed, not measured wrongly.
 #pragma once
 
 #include <functional>
@@ -33,7 +33,6 @@ struct SampledForward {
 };
 
 // Errors: unsupported (a layer of another kind, or one that the cache contradicts), what the callbacks return, io.
-Status run_sampled_forward(const ModelWeights& weights, const ModelAttention& attention,
-                           const SampledForward& run);
+Status run_sampled_forward(const ModelWeights& weights, const ModelAttention& attention, const SampledForward& run);
 
 }  // namespace kvpack

@@ -4,11 +4,11 @@
 // of them restores into the engine as it is, and the token ids of the whole prompt stay in it.
 //
 // A token leaves the file if no head of any layer of its token set keeps it. One that only some heads keep stays, and
-// in the other heads its values are replaced by the head's channel means (of the profile that encodes them, else of what
-// the head keeps; keys with RoPE undone), which every transform maps to zeros. To such a head the token then looks like
-// an average one, and draws no more attention than the dropped tokens did: exp of a mean is no larger than the mean of
-// exps. Zeros would not do, in a lossless archive either, though they cost less there: most tokens' keys keep attention
-// away from them (towards the sink), and a key of zeros does not.
+// in the other heads its values are replaced by the head's channel means (of the profile that encodes them, else of
+// what the head keeps; keys with RoPE undone), which every transform maps to zeros. To such a head the token then looks
+// like an average one, and draws no more attention than the dropped tokens did: exp of a mean is no larger than the
+// mean of exps. Zeros would not do, in a lossless archive either, though they cost less there: most tokens' keys keep
+// attention away from them (towards the sink), and a key of zeros does not.
 //
 // Attention sinks (outliers.h) and the last token, from whose position an engine goes on, are kept whatever is asked.
 #pragma once

@@ -132,9 +132,9 @@ enum class TileKeeping : uint8_t {
 
 // What finish() wrote.
 struct ArchiveSizes {
-  uint64_t bytes = 0;                  // of the whole archive
-  std::vector<uint64_t> level_bytes;   // [level] of its blocks, their indices included
-  std::vector<uint64_t> level_ends;    // [level] the archive up to and including it, without the trailer
+  uint64_t bytes = 0;                 // of the whole archive
+  std::vector<uint64_t> level_bytes;  // [level] of its blocks, their indices included
+  std::vector<uint64_t> level_ends;   // [level] the archive up to and including it, without the trailer
 };
 
 class TileStore;
@@ -167,7 +167,7 @@ class ArchiveWriter {
   uint32_t levels_;
   Status shape_status_;  // of the constructor's arguments; every call returns it
   std::vector<ChunkShape> chunks_;
-  std::vector<std::vector<Tile>> tiles_;   // [level * chunks + chunk][plane]
+  std::vector<std::vector<Tile>> tiles_;  // [level * chunks + chunk][plane]
   std::unique_ptr<TileStore> store_;
   std::map<SectionKind, Bytes> sections_;  // not compressed
 };

@@ -94,8 +94,9 @@ class AtomicFile : public ByteSink, public PlacedSink {
   std::atomic<bool> failed_ = false;
 };
 
-// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary files of all AtomicFiles (the first 64 open at a time)
-// before they end the process as they would have. A signal that is ignored (nohup) stays ignored. Call once, from main.
+// From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary
+// files of all AtomicFiles (the first 64 open at a time) before they end the process as they would have. A signal that
+// is ignored (nohup) stays ignored. Call once, from main.
 void remove_temporary_files_on_signal();
 
 }  // namespace kvpack

@@ -8,8 +8,8 @@
 
 #include "formats/bytes.h"
 #include "formats/ggml_blocks.h"
-#include "formats/k_quants.h"
 #include "formats/half.h"
+#include "formats/k_quants.h"
 
 namespace kvpack {
 namespace {

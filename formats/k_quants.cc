@@ -7,8 +7,8 @@
 //   q5_K  0 d | 2 dmin | 4 scales and mins | 16 qh[32] | 48 qs[128]
 //   q6_K  0 ql[128] | 128 qh[64] | 192 scales i8[16] | 208 d
 //
-// Two-bit values: byte i of a half's 32 holds values i, i + 32, i + 64, i + 96 of that half (128 values), low bits first.
-// Nibbles of q4_K and q5_K: byte i of each 32 holds values i (low) and i + 32 (high) of 64.
+// Two-bit values: byte i of a half's 32 holds values i, i + 32, i + 64, i + 96 of that half (128 values), low bits
+// first. Nibbles of q4_K and q5_K: byte i of each 32 holds values i (low) and i + 32 (high) of 64.
 #include "formats/k_quants.h"
 
 #include <cstring>
@@ -24,7 +24,8 @@ float half_at(const uint8_t* at) {
   return f16_to_f32(half);
 }
 
-// Scale and min of sub-block j (0..7) of q4_K and q5_K: the last four keep their upper two bits in the first eight bytes.
+// Scale and min of sub-block j (0..7) of q4_K and q5_K: the last four keep their upper two bits in the first eight
+// bytes.
 struct ScaleMin {
   int scale;
   int min;

@@ -187,7 +187,8 @@ void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out
         std::memcpy(at, row + head * view.head_stride + d * view.channel_stride, element_bytes);
       }
     }
-  }  note_reads(view, count);
+  }
+  note_reads(view, count);
 }
 
 void store_raw(const MutableKvView& view, uint32_t first, uint32_t count, const std::byte* bytes) {

@@ -136,7 +136,7 @@ struct KvPlane {
 
 struct KvTensor {
   std::vector<TokenSet> token_sets;
-  std::vector<KvPlane> planes;           // token set by token set, layers ascending, K before V
+  std::vector<KvPlane> planes;               // token set by token set, layers ascending, K before V
   std::shared_ptr<const FileBytes> storage;  // keeps the views' bytes alive; may be null when the caller does
 
   uint64_t values() const;     // number of stored values

@@ -121,8 +121,8 @@ Result<KvFile> read_llama_state(std::shared_ptr<const FileBytes> storage, const 
   file.tensor.storage = storage;
   for (const LlamaPlaneSpec& spec : planes.planes) {
     const TokenSet& set = planes.token_sets[spec.token_set];
-    file.tensor.planes.push_back(
-        {spec.layer, spec.side, spec.token_set, spec.rope, llama_plane_view(storage->data() + spec.stored.offset, spec, set)});
+    file.tensor.planes.push_back({spec.layer, spec.side, spec.token_set, spec.rope,
+                                  llama_plane_view(storage->data() + spec.stored.offset, spec, set)});
   }
   // Moving the sets keeps the row tables where the views point.
   file.tensor.token_sets = std::move(planes.token_sets);

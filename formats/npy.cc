@@ -120,8 +120,8 @@ Result<KvFile> read_npy(std::shared_ptr<const FileBytes> storage, const KvReadOp
   for (uint32_t layer = 0; layer < cache.layer_of.size(); ++layer) {
     for (const Side side : {Side::kKey, Side::kValue}) {
       KvPlane plane{cache.layer_of[layer], side, 0, -1, {}};
-      plane.view = view_of(cache, storage->data() + cache.header.data_offset +
-                                     offset_of(cache, layer, static_cast<uint32_t>(side)));
+      plane.view = view_of(
+          cache, storage->data() + cache.header.data_offset + offset_of(cache, layer, static_cast<uint32_t>(side)));
       KVPACK_RETURN_IF_ERROR(match_facts(options.facts, plane));
       file.tensor.planes.push_back(plane);
     }

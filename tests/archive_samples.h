@@ -34,7 +34,7 @@ inline void fill_and_write(SampleArchive& sample, std::mt19937_64& random, size_
   ArchiveWriter writer(sample.shape, sample.levels);
   for (const auto& [kind, raw] : sample.sections) REQUIRE(writer.set_section(kind, raw).ok());
   const std::vector<ChunkShape> chunks = chunks_of(sample.shape);
-  sample.tiles.resize(sample.levels);
+  sample.tiles.assign(sample.levels, {});
   for (uint32_t level = 0; level < sample.levels; ++level) {
     for (uint32_t chunk = 0; chunk < chunks.size(); ++chunk) {
       std::vector<Bytes> tiles;

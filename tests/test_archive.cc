@@ -126,7 +126,8 @@ TEST_CASE("archive: opening and one tile take as many reads and bytes from a lon
     REQUIRE(tile.ok());
     CHECK(*tile == sample.tiles[1][last][1]);
     CHECK(source.reads == 3);
-    CHECK(source.read_bytes == kOpeningBytes + reader->directory().chunks[last].planes * kTileEntryBytes + tile->size());
+    CHECK(source.read_bytes ==
+          kOpeningBytes + reader->directory().chunks[last].planes * kTileEntryBytes + tile->size());
   }
 }
 

@@ -23,8 +23,8 @@ nlohmann::json method_named(const nlohmann::json& report, const std::string& nam
 }
 
 TEST_CASE("bench lists kvpack's qualities and the presets that were asked for, with all their bytes") {
-  const Outcome run = run_kvpack(
-      {"bench", kState, "--model", kModel, "--no-profile", "--against", "q4_0,kivi-2,kivi-4", "--bits", "2.5", "--json"});
+  const Outcome run = run_kvpack({"bench", kState, "--model", kModel, "--no-profile", "--against", "q4_0,kivi-2,kivi-4",
+                                  "--bits", "2.5", "--json"});
   REQUIRE_MESSAGE(run.exit_code == 0, run.err);
   const auto report = nlohmann::json::parse(run.out);
   CHECK(report["mean"].size() == 8);  // four qualities, one rate, q4_0, kivi-2, kivi-4

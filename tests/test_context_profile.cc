@@ -105,7 +105,8 @@ TEST_CASE("what cannot be measured is refused with the reason") {
   SUBCASE("facts without weights") {
     const Bytes json = read_sample("smollm2-135m.model.json");
     MemorySource source(json, "model.json");
-    check_error(profile_of_context(nano.file, nano.facts, source, {}), ErrorKind::kUnsupported, "only a GGUF has weights");
+    check_error(profile_of_context(nano.file, nano.facts, source, {}), ErrorKind::kUnsupported,
+                "only a GGUF has weights");
   }
   SUBCASE("weights that end early") {
     const Bytes whole = read_sample("nano-f16.gguf");

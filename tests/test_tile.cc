@@ -39,7 +39,7 @@ struct TileUnderTest {
     REQUIRE(encoded.ok());
     tile = std::move(encoded).value();
   }
-  TileContext context() const { 
+  TileContext context() const {
     return {shape, choice.parameters, &facts.ropes[0], file.tensor.token_sets[0].positions, {}};
   }
   Status decode(const std::vector<Bytes>& levels) const {

@@ -264,7 +264,8 @@ TEST_CASE("every kind of state file can be thinned, or says why not") {
     const auto selected = keep.ok() ? select_tokens(file, nullptr, *keep, {}) : Result<SelectedContext>(keep.error());
     if (selected.ok()) {
       CHECK(selected->kept_tokens < longest);
-      CHECK(std::ranges::equal(restore(pack(selected->file, nullptr, Quality::kLossless)), ByteSpan(*selected->file.tensor.storage)));
+      CHECK(std::ranges::equal(restore(pack(selected->file, nullptr, Quality::kLossless)),
+                               ByteSpan(*selected->file.tensor.storage)));
     } else {
       CHECK_FALSE(selected.error().message.empty());
       CHECK((file.has_opaque_state || longest == 0 || file.tensor.token_sets.size() > 1 ||

@@ -9,6 +9,7 @@
 #include <map>
 #include <numeric>
 
+#include "codec/attention_layers.h"
 #include "codec/attention_sensitivity.h"
 #include "codec/profile_file.h"
 #include "codec/rope.h"
@@ -16,7 +17,6 @@
 #include "formats/kv_file.h"
 #include "net/engine/libllama_model.h"
 #include "net/engine/libllama_profile.h"
-#include "codec/attention_layers.h"
 #include "net/engine/llama_engine.h"
 #include "net/engine/profile_calibration.h"
 #include "tests/engine/plain_state.h"
