@@ -19,8 +19,8 @@ class OutputFile : public ByteSink {
                                                      const std::vector<std::string>& inputs, bool binary = true);
 
   Status write(ByteSpan bytes) override;
-  // Only now does a file appear under its name.
-  Status commit();
+  // Only now does a file appear under its name. `survives_power_cut`: AtomicFile::commit().
+  Status commit(bool survives_power_cut = true);
 
   bool is_stdout() const { return path_ == "-"; }
   const std::string& path() const { return path_; }
