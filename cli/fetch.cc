@@ -25,7 +25,7 @@ namespace kvpack::cli {
 namespace {
 
 constexpr double kDefaultCacheBytes = 10e9;
-// Of writing the file, sync and rename, which a deadline has to leave time for.
+// Of writing the file, which a deadline has to leave time for. (No sync: the page cache takes it.)
 constexpr double kWriteBytesPerS = 400e6;
 constexpr double kWriteLatencyS = 0.02;
 // Of an engine that has not computed anything yet and whose speed was not given: careful.
@@ -331,7 +331,8 @@ Result<int> run_fetch(const FetchArguments& arguments, Console& console) {
   FetchRun run(arguments, console, start);
   KVPACK_ASSIGN_OR_RETURN(const Fetched fetched, fetch_or_restart(run, console));
   KVPACK_RETURN_IF_ERROR(output->write(fetched.file));
-  KVPACK_RETURN_IF_ERROR(output->commit());
+  // A first token does not wait for a disk (nobody knows for how long), and what a power cut takes can be fetched again.
+  KVPACK_RETURN_IF_ERROR(output->commit(!arguments.ttft_s));
   const double total_s = watch.seconds();
   if (run.part_) run.part_->remove();
   const bool late = arguments.ttft_s && total_s + arguments.last_prefill_s.value_or(0) > *arguments.ttft_s;

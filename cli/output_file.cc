@@ -115,10 +115,10 @@ Status OutputFile::write(ByteSpan bytes) {
   return {};
 }
 
-Status OutputFile::commit() {
+Status OutputFile::commit(bool survives_power_cut) {
   Stopwatch watch;
   if (!sink_) KVPACK_RETURN_IF_ERROR(open());
-  if (atomic_ != nullptr) KVPACK_RETURN_IF_ERROR(atomic_->commit());
+  if (atomic_ != nullptr) KVPACK_RETURN_IF_ERROR(atomic_->commit(survives_power_cut));
   write_seconds_ += watch.seconds();
   return {};
 }

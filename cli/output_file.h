@@ -21,8 +21,8 @@ class OutputFile : public ByteSink {
   Status write(ByteSpan bytes) override;
   // To write it in parts instead; null if it is no file (standard output, a device).
   Result<PlacedSink*> parts();
-  // Only now does a file appear under its name.
-  Status commit();
+  // Only now does a file appear under its name. `survives_power_cut`: AtomicFile::commit().
+  Status commit(bool survives_power_cut = true);
 
   std::string folder() const;  // of the file; "" if it is none
   bool is_stdout() const { return path_ == "-"; }

@@ -58,8 +58,16 @@ Scenario scenario_of(const PlanArguments& arguments, const ArchiveReader& reader
   goal.prefill_tokens_per_s = arguments.prefill_tokens_per_s.value_or(0);
   goal.decode_bytes_per_s = arguments.decode_bytes_per_s.value_or(0);
   goal.recompute = recompute_mode(arguments.recompute);
-  if (arguments.blend_ratio) goal.blend = BlendOption{*arguments.blend_ratio, 0.5};
   return scenario;
+}
+
+// What CacheBlend would cost on top: engine seconds for a share of the tokens of what `ours` loads.
+double blend_engine_s(const PlanArguments& arguments, const Comparison& comparison, const Outcome& ours) {
+  double tokens = 0;
+  for (size_t chunk = 0; chunk < ours.actions.size(); ++chunk) {
+    if (ours.actions[chunk].kind == ActionKind::kLoad) tokens += comparison.scenario.context.tokens[chunk];
+  }
+  return *arguments.blend_ratio * tokens / comparison.scenario.goal.prefill_tokens_per_s;
 }
 
 Comparison compare(const PlanArguments& arguments, const ArchiveReader& reader, BandwidthTrace trace) {
@@ -116,6 +124,11 @@ nlohmann::ordered_json json_of(const PlanArguments& arguments, const Comparison&
         {"distortion", comparison.oracle->meets_deadline ? nlohmann::ordered_json(comparison.oracle->distortion)
                                                          : nlohmann::ordered_json()}};
   }
+  if (arguments.blend_ratio) {
+    json["blend"] = {{"ratio", *arguments.blend_ratio},
+                     {"engine_s", blend_engine_s(arguments, comparison, ours)},
+                     {"executed_by_fetch", false}};
+  }
   return json;
 }
 
@@ -163,6 +176,12 @@ void print_report(const PlanArguments& arguments, const Comparison& comparison, 
   if (arguments.explain) print_actions(console, ours.actions);
   print_table(comparison, console);
   console.print("Distortion: of what the base alone leaves.\n");
+  if (arguments.blend_ratio) {
+    console.print(fmt::format(
+        "CacheBlend of {:.0f} % of the loaded tokens would take the engine {:.3f} s on top of that. No engine that "
+        "fetch knows can recompute single tokens, so fetch does not do it.\n",
+        100 * *arguments.blend_ratio, blend_engine_s(arguments, comparison, ours)));
+  }
 }
 
 }  // namespace
@@ -186,7 +205,8 @@ void declare_plan(CLI::App& verb, PlanArguments& arguments) {
   add_bandwidth(verb, "--decode-speed", arguments.decode_bytes_per_s,
                 "of archive bytes (default: decoding takes no time)");
   add_recompute_choice(verb, arguments.recompute);
-  add_number_above(verb, "--blend", arguments.blend_ratio, 0, "let CacheBlend recompute this share of loaded chunks");
+  add_number_above(verb, "--blend", arguments.blend_ratio, 0,
+                   "also say what CacheBlend of this share of the loaded tokens would cost (fetch does not do it)");
   verb.add_option("--plot", arguments.plot, "write the timeline as SVG")->type_name(kFileType);
   verb.add_flag("--explain", arguments.explain, "print what happens to every chunk");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing picture");
@@ -202,6 +222,9 @@ void declare_plan(CLI::App& verb, PlanArguments& arguments) {
 Result<int> run_plan(const PlanArguments& arguments, Console& console) {
   if (arguments.trace.empty() && !arguments.bandwidth_bytes_per_s) {
     return with_hint(invalid_argument("on which link?"), "give --bandwidth 100Mbit, or a --trace FILE");
+  }
+  if (arguments.blend_ratio && !arguments.prefill_tokens_per_s) {
+    return with_hint(invalid_argument("--blend needs an engine"), "give its speed: --prefill-tok-s 4000");
   }
   if (arguments.blend_ratio && *arguments.blend_ratio > 1) return invalid_argument("--blend is a share, at most 1");
   std::unique_ptr<OutputFile> plot;

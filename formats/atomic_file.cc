@@ -209,10 +209,10 @@ Status AtomicFile::write_at(uint64_t offset, ByteSpan bytes) {
   return status;
 }
 
-Status AtomicFile::commit() {
+Status AtomicFile::commit(bool survives_power_cut) {
   if (fd_ < 0 || failed_) return io_error(path_ + ": cannot be committed after a failure or a second time");
   failed_ = true;  // until everything below has worked
-  KVPACK_RETURN_IF_ERROR(sync(fd_, path_));
+  if (survives_power_cut) KVPACK_RETURN_IF_ERROR(sync(fd_, path_));
   // close() may report a delayed write error (NFS). After EINTR the descriptor's state is unspecified: leave it.
   const int closed = ::close(std::exchange(fd_, -1));
   if (closed != 0 && errno != EINTR) return system_error(path_, "cannot close", errno);
@@ -221,6 +221,7 @@ Status AtomicFile::commit() {
   if (!renamed) return errno == EEXIST ? already_exists(path_) : system_error(path_, "cannot rename into place", errno);
   temporary_path_.clear();
   forget_temporary_path(std::exchange(signal_slot_, -1));
+  if (!survives_power_cut) return {};
   // Without this the name may not survive a power cut. Folders that cannot be opened for reading are left alone.
   const FileDescriptor folder(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   return folder.get() < 0 ? Status() : sync(folder.get(), folder_);

@@ -81,7 +81,9 @@ class AtomicFile : public ByteSink, public PlacedSink {
   Status write(ByteSpan bytes) override;
   Status set_size(uint64_t bytes) override;
   Status write_at(uint64_t offset, ByteSpan bytes) override;
-  Status commit();
+  // `survives_power_cut`: wait until the disk has it. Without, a killed process still leaves the whole file or none, but
+  // a power cut soon after may leave less.
+  Status commit(bool survives_power_cut = true);
 
  private:
   AtomicFile() = default;

@@ -14,7 +14,8 @@
 namespace kvpack {
 namespace {
 
-constexpr double kTickS = 0.05;            // how often the engine and a quiet link are looked at
+constexpr double kTickS = 0.05;            // how often a quiet link is looked at
+constexpr double kEngineTickS = 0.005;     // and an engine at work: it waits for its next chunk until it is seen
 constexpr uint32_t kMaxBlockAttempts = 2;  // a block that arrives damaged is asked for once more
 
 // A range under way: bytes gather until a block is whole.
@@ -53,7 +54,7 @@ class Fetch {
       KVPACK_RETURN_IF_ERROR(ask_engine());
       if (changed_ || clock() >= look_again_s_) plan_and_request();
       if (finished()) break;
-      const double until_s = std::min({look_again_s_, plan_.stop_s, clock() + kTickS});
+      const double until_s = std::min({look_again_s_, plan_.stop_s, clock() + tick_s()});
       wait_until(until_s);
       if (report_.replaced) break;
       if (failure_) {
@@ -292,7 +293,7 @@ class Fetch {
     const double wait_s = std::max(0.0, until_s - clock());
     if (source_.pending() == 0) {
       // Only the engine is at work.
-      std::this_thread::sleep_for(std::chrono::duration<double>(std::min(wait_s, kTickS)));
+      std::this_thread::sleep_for(std::chrono::duration<double>(std::min(wait_s, tick_s())));
       return;
     }
     source_.poll(NetClock::now() +
@@ -300,6 +301,8 @@ class Fetch {
     transfers_.remove_if([](const Transfer& transfer) { return transfer.done; });
     if (clock() >= plan_.stop_s) cancel_refinements();
   }
+
+  double tick_s() const { return state_.engine_running ? kEngineTickS : kTickS; }
 
   void cancel_refinements() {
     for (Transfer& transfer : transfers_) {

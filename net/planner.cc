@@ -11,12 +11,12 @@ namespace {
 
 constexpr double kLowQuantile = 2;        // standard errors
 constexpr double kEngineMargin = 0.02;    // engines are now and then slower than they say
+constexpr double kSlowdown = 3;           // an engine rests only if the link may become so much slower
 constexpr double kNoReturnMargin = 0.3;   // where nothing else would save the deadline
-constexpr uint32_t kBaseRanges = 8;       // of a base that comes from the back
+constexpr uint32_t kBaseRanges = 24;      // of a base that comes from the back
 constexpr double kBatchShare = 1.0 / 8;   // of what still fits: ask for so much at once
 constexpr double kLookAgainShare = 0.02;  // of the deadline
 constexpr double kSilentLatencies = 4;
-constexpr double kSureSamples = 3;
 
 // Everything that the parts of a plan share.
 struct Planning {
@@ -66,15 +66,35 @@ uint32_t end_of_missing(const Planning& p) {
   return end;
 }
 
+// The link should have delivered something by now.
+bool is_silent(const Planning& p) {
+  const double quiet_s = p.link.latency_s + 3 * p.link.latency_error_s + 65536 * p.link.seconds_per_byte;
+  return p.state.silent_s > kSilentLatencies * quiet_s;
+}
+
+// Seconds for `bytes` more, at a low quantile.
+double load_late_s(const Planning& p, uint64_t bytes) {
+  const double decode_s = p.seconds_per_byte() - p.link.seconds_per_byte;  // where decoding is the slower one
+  const Forecast forecast = p.link.predict(bytes, p.state.bytes_on_the_way == 0);
+  return forecast.late_s(kLowQuantile) + static_cast<double>(bytes) * decode_s;
+}
+
 bool base_is_safe(const Planning& p) {
   const uint64_t missing = base_bytes_missing(p, p.front);
   if (missing == 0) return true;
-  if (!p.link.known()) return false;
-  const double byte_s = p.seconds_per_byte() - p.link.seconds_per_byte;  // decoding, where it is the slower one
-  const Forecast forecast = p.link.predict(missing, p.state.bytes_on_the_way == 0);
-  const double quiet_s = p.link.latency_s + 3 * p.link.latency_error_s + 65536 * p.link.seconds_per_byte;
-  if (p.state.silent_s > kSilentLatencies * quiet_s) return false;
-  return p.state.now_s + forecast.late_s(kLowQuantile) + static_cast<double>(missing) * byte_s <= p.stop_s;
+  if (!p.link.known() || is_silent(p)) return false;
+  return p.state.now_s + load_late_s(p, missing) <= p.stop_s;
+}
+
+// Whether the engine may rest for another `wait_s`: even if the link then slows down to a fraction of what it seems to
+// be, what the engine cannot recompute any more still arrives.
+bool can_wait(const Planning& p, uint32_t end, double wait_s) {
+  const double idle_s = p.state.engine_running ? 0 : wait_s;
+  const uint32_t front = std::min(end, p.reachable_front(p.engine_deadline_s() - idle_s, kNoReturnMargin));
+  const uint64_t rest = base_bytes_missing(p, front);
+  if (rest == 0) return true;
+  if (!p.link.known() || is_silent(p)) return false;
+  return p.state.now_s + kSlowdown * load_late_s(p, rest) <= p.stop_s;
 }
 
 // Decides on the engine and returns how many chunks of the front it is expected to recompute.
@@ -87,17 +107,7 @@ uint32_t plan_engine(const Planning& p, Plan& plan) {
   }
   const uint32_t end = end_of_missing(p);
   if (end == p.front) return p.front;
-  // If the engine starts by then it can do what is missing alone, whatever the link does: the deadline cannot be
-  // missed any more.
-  const double point_of_no_return_s = p.engine_deadline_s() - p.engine_seconds(end, kNoReturnMargin);
-  const bool alone = point_of_no_return_s >= p.state.now_s;
-  if (alone) {
-    const double margin_s = kLookAgainShare * p.goal.deadline_s;
-    plan.run_engine = p.state.now_s + margin_s >= point_of_no_return_s;
-    if (!plan.run_engine) plan.look_again_s = point_of_no_return_s - margin_s;
-  } else {
-    plan.run_engine = !plan.base_is_safe;
-  }
+  plan.run_engine = !can_wait(p, end, kLookAgainShare * p.goal.deadline_s);
   if (plan.base_is_safe) return p.front;
   // Where engine and link will meet.
   uint32_t meeting = p.front;
@@ -127,11 +137,8 @@ std::vector<RangeStep> missing_base_runs(const Planning& p, uint32_t begin, uint
 bool plan_base(const Planning& p, uint32_t begin, Plan& plan) {
   std::vector<RangeStep> runs = missing_base_runs(p, begin, p.costs.chunks());
   if (runs.empty()) return true;
-  const double base_s = static_cast<double>(base_bytes_missing(p, begin)) * p.seconds_per_byte();
-  // One good sample is no promise: buckets empty, neighbours wake.
-  const bool sure =
-      plan.base_is_safe && !plan.run_engine && p.link.samples >= kSureSamples && base_s <= p.time_left_s() / 4;
-  const bool from_the_back = p.has_engine() && std::isfinite(p.stop_s) && !sure;
+  // From the back even where the base looks safe: what the engine may still have to recompute is the front.
+  const bool from_the_back = p.has_engine() && std::isfinite(p.stop_s);
   if (!from_the_back) {
     plan.next = std::move(runs);
     return true;
@@ -167,7 +174,13 @@ std::vector<Refinement> fitting(const std::vector<Refinement>& order, double bud
   return chosen;
 }
 
-// Of what was chosen, the best part, big enough to keep the link busy.
+bool follows(const Planning& p, const Refinement& a, const Refinement& b) {
+  const bool same_level = b.level == a.level && b.chunk == a.chunk + 1;
+  return same_level || (b.level == a.level + 1 && b.chunk == 0 && a.chunk + 1 == p.costs.chunks());
+}
+
+// Of what was chosen, the best part, big enough to keep the link busy; and what follows it in the file, which costs no
+// request and can be dropped at any time.
 std::vector<RangeStep> first_batch(const Planning& p, const std::vector<Refinement>& chosen, double capacity) {
   const double in_flight = 2 * p.link.latency_s / std::max(p.seconds_per_byte(), 1e-15);
   const double batch = std::max(capacity * kBatchShare, in_flight);
@@ -175,11 +188,26 @@ std::vector<RangeStep> first_batch(const Planning& p, const std::vector<Refineme
   std::vector<Refinement> now;
   double bytes = 0;
   for (const Refinement& refinement : chosen) {
-    if (bytes >= batch) break;
+    if (bytes >= batch && !follows(p, now.back(), refinement)) break;
     bytes += static_cast<double>(refinement.bytes);
     now.push_back(refinement);
   }
   return coalesce(std::move(now));
+}
+
+// A base that ends the level goes on, in the same request, with what is best after it and lies behind it: a connection
+// that is warm is worth more than a choice that nearly always ends the same. Taken in order, so whatever has come when
+// time is up is the best part, however wrong the estimate was.
+void extend_base(const Planning& p, const std::vector<Refinement>& order, Plan& plan) {
+  const RangeStep& base = plan.next.back();
+  if (p.has_engine() || !std::isfinite(p.stop_s) || base.first_level != 0) return;
+  Refinement last{0, base.first_chunk + base.chunks - 1, 0, 0};
+  std::vector<Refinement> more;
+  for (const Refinement& refinement : order) {
+    if (!follows(p, last, refinement)) break;
+    more.push_back(last = refinement);
+  }
+  for (const RangeStep& step : coalesce(std::move(more))) plan.next.push_back(step);
 }
 
 // Refinements of the chunks from `begin` on, once the base is on its way; `levels` becomes what every chunk will have.
@@ -191,7 +219,8 @@ void plan_refinements(const Planning& p, uint32_t begin, bool base_asked_for, st
   const double capacity = (p.time_left_s() - latency_s) / std::max(p.seconds_per_byte(), 1e-15) - waiting;
   const std::vector<Refinement> order = refinement_order(p.costs, levels, begin);
   std::vector<Refinement> chosen = fitting(order, capacity, levels);
-  if (!base_asked_for || !plan.next.empty() || p.time_left_s() <= 0 || order.empty()) return;
+  if (!base_asked_for || p.time_left_s() <= 0 || order.empty()) return;
+  if (!plan.next.empty()) return extend_base(p, order, plan);
   if (chosen.empty() && p.state.bytes_on_the_way == 0) {
     // By the estimate nothing fits any more. An attempt costs nothing but bytes.
     chosen.push_back(*std::min_element(order.begin(), order.end(), [&](const Refinement& a, const Refinement& b) {
@@ -307,7 +336,7 @@ Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const Throughput
   const uint32_t front = plan_engine(p, plan);
   // An engine that is slower than it said must not leave a gap: the base of what it may not reach comes too.
   const uint32_t base_begin =
-      p.goal.recompute == RecomputeMode::kAlways ? p.front + (front - p.front) * 9 / 10 : p.front;
+      p.goal.recompute == RecomputeMode::kAlways || plan.run_engine ? p.front + (front - p.front) * 9 / 10 : p.front;
   const bool base_asked_for = plan_base(p, base_begin, plan);
   std::vector<uint8_t> levels = state.requested;
   for (uint32_t chunk = front; chunk < costs.chunks(); ++chunk) levels[chunk] = std::max<uint8_t>(levels[chunk], 1);

@@ -2,10 +2,18 @@
 #include "net/refinement_order.h"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 namespace kvpack {
 namespace {
+
+constexpr double kRanksPerOctave = 2;
+constexpr double kNeverWorthIt = 1e9;  // a rank after all others
+
+double rank_of(double removed_per_byte) {
+  return removed_per_byte > 0 ? -std::floor(kRanksPerOctave * std::log2(removed_per_byte)) : kNeverWorthIt;
+}
 
 // The chunk's levels from `held` on, in segments of the hull: each segment is as long as it gains.
 void append_hull(const ContextCosts& costs, uint32_t chunk, uint32_t held, std::vector<Refinement>& out) {
@@ -34,10 +42,13 @@ std::vector<Refinement> refinement_order(const ContextCosts& costs, const std::v
   for (uint32_t chunk = first_chunk; chunk < costs.chunks(); ++chunk) {
     append_hull(costs, chunk, std::max<uint32_t>(levels_held[chunk], 1), order);
   }
-  // Equal rates stay in order of level and chunk, which makes longer ranges.
-  std::sort(order.begin(), order.end(), [](const Refinement& a, const Refinement& b) {
-    return std::tuple(-a.removed_per_byte, a.level, a.chunk) < std::tuple(-b.removed_per_byte, b.level, b.chunk);
+  // Nearly equal rates stay in order of level and chunk, which makes longer ranges.
+  std::vector<std::pair<double, Refinement>> ranked;
+  for (const Refinement& refinement : order) ranked.emplace_back(rank_of(refinement.removed_per_byte), refinement);
+  std::sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.first, a.second.level, a.second.chunk) < std::tie(b.first, b.second.level, b.second.chunk);
   });
+  for (size_t i = 0; i < order.size(); ++i) order[i] = ranked[i].second;
   return order;
 }
 

@@ -47,7 +47,8 @@ TEST_CASE("refinements: best first, a chunk's levels in order, all of them once"
   CHECK(order.size() == 17 * 2);
   std::vector<uint32_t> next(20, 1);
   for (size_t i = 0; i < order.size(); ++i) {
-    if (i > 0) CHECK(order[i].removed_per_byte <= order[i - 1].removed_per_byte);
+    // Within half an octave the file's order counts more.
+    if (i > 0) CHECK(order[i].removed_per_byte <= order[i - 1].removed_per_byte * 1.4143);
     CHECK(order[i].chunk >= 3);
     CHECK(order[i].level == next[order[i].chunk]++);
   }
@@ -162,8 +163,8 @@ TEST_CASE("plan: recompute from the front, base from the back, where the base ca
   CHECK_FALSE(plan.base_is_safe);
   CHECK(plan.run_engine);
   REQUIRE(plan.next.size() == 2);
-  CHECK(plan.next[0] == RangeStep{0, 1, 28, 4});
-  CHECK(plan.next[1] == RangeStep{0, 1, 24, 4});
+  CHECK(plan.next[0] == RangeStep{0, 1, 30, 2});
+  CHECK(plan.next[1] == RangeStep{0, 1, 28, 2});
   CHECK(plan.actions[0] == ChunkAction{ActionKind::kRecompute, 0, 1.0});
   CHECK(plan.actions[31] == ChunkAction{ActionKind::kLoad, 1, 0.0});
   const auto recomputed = std::count_if(plan.actions.begin(), plan.actions.end(),

@@ -185,24 +185,28 @@ int count_impossible(const Groups& groups) {
   return found;
 }
 
-// On measured links ours must miss at most 0.5 % of the deadlines that the oracle meets, with at most 5 % more
-// distortion where the link works alone. With an engine the oracle's distortion can be zero, so only misses count.
+// On measured links ours, with an engine that is idle or spared, must miss at most 0.5 % of the deadlines that the
+// oracle meets, with at most 5 % more distortion where the link works alone. With an engine the oracle's distortion can
+// be zero, so only misses count.
 int check_ours(const Groups& groups) {
   int failures = 0;
   for (const auto& [name, group] : groups) {
     if (name.rfind("measured", 0) != 0) continue;
-    const Score& ours = group.scores.at(group.order.front());
-    const bool in_time = ours.missed_percent() <= 0.5;
     const bool link_alone = name.find("link alone") != std::string::npos;
-    const bool close = !link_alone || (ours.above_percent() <= 5 && ours.mean_above_percent() <= 5);
-    fmt::print("{}: {}: {:.2f} % missed (at most 0.5)", in_time && close ? "ok" : "NOT MET", name,
-               ours.missed_percent());
-    if (link_alone) {
-      fmt::print(", {:.1f} % above the oracle, mean of ratios {:.1f} % (at most 5)", ours.above_percent(),
-                 ours.mean_above_percent());
+    for (const std::string& policy : group.order) {
+      if (policy.rfind("kvpack", 0) != 0) continue;
+      const Score& ours = group.scores.at(policy);
+      const bool in_time = ours.missed_percent() <= 0.5;
+      const bool close = !link_alone || (ours.above_percent() <= 5 && ours.mean_above_percent() <= 5);
+      fmt::print("{}: {}, {}: {:.2f} % missed (at most 0.5)", in_time && close ? "ok" : "NOT MET", policy, name,
+                 ours.missed_percent());
+      if (link_alone) {
+        fmt::print(", {:.1f} % above the oracle, mean of ratios {:.1f} % (at most 5)", ours.above_percent(),
+                   ours.mean_above_percent());
+      }
+      fmt::print("\n");
+      failures += in_time && close ? 0 : 1;
     }
-    fmt::print("\n");
-    failures += in_time && close ? 0 : 1;
   }
   return failures;
 }
