@@ -112,6 +112,7 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
   });
   for (Status& status : statuses) KVPACK_RETURN_IF_ERROR(std::move(status));
   if (!bias.empty()) output.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(bias.data(), out.width);
+  if (!all_finite(out.values)) return corrupt(fmt::format("{}: what '{}' gives is not finite", source_->name(), name));
   return out;
 }
 

@@ -42,7 +42,7 @@ class ModelWeights {
   Result<std::vector<float>> vector_of(uint32_t layer, std::string_view tensor) const;
   // blk.`layer`.`tensor`.weight as a matrix, [row][column].
   Result<Rows> matrix_of(uint32_t layer, std::string_view tensor) const;
-  // Each row times blk.`layer`.`tensor`: x W^T, plus the bias if there is one.
+  // Each row times blk.`layer`.`tensor`: x W^T, plus the bias if there is one. Error: corrupt if that is not finite.
   Result<Rows> project(uint32_t layer, std::string_view tensor, const Rows& rows) const;
 
  private:

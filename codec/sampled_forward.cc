@@ -63,6 +63,10 @@ class Pass {
   // Queries or keys, rotated.
   Result<Rows> heads_of(const AttentionLayer& layer, std::string_view tensor, const Rows& input) const {
     KVPACK_ASSIGN_OR_RETURN(Rows rows, weights_.project(layer.layer, tensor, input));
+    if (rows.width % layer.key_dim != 0) {
+      return unsupported(
+          fmt::format("layer {}: {} gives {} values for heads of {}", layer.layer, tensor, rows.width, layer.key_dim));
+    }
     const std::string norm = std::string(tensor) + "_norm";
     if (weights_.has(layer.layer, norm)) {
       KVPACK_ASSIGN_OR_RETURN(rows, normed(layer.layer, norm, std::move(rows)));

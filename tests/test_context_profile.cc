@@ -108,6 +108,12 @@ TEST_CASE("what cannot be measured is refused with the reason") {
     check_error(profile_of_context(nano.file, nano.facts, source, {}), ErrorKind::kUnsupported,
                 "only a GGUF has weights");
   }
+  SUBCASE("weights that are no numbers") {
+    Bytes bytes = read_sample("nano-f16.gguf");
+    std::fill(bytes.begin() + static_cast<ptrdiff_t>(bytes.size() / 4), bytes.end(), std::byte{0xff});
+    MemorySource source(bytes, "nan.gguf");
+    check_error(profile_of_context(nano.file, nano.facts, source, {}), ErrorKind::kCorrupt, "not finite");
+  }
   SUBCASE("weights that end early") {
     const Bytes whole = read_sample("nano-f16.gguf");
     MemorySource source(ByteSpan(whole).first(whole.size() / 2), "half.gguf");
