@@ -27,7 +27,7 @@ namespace {
 constexpr double kDefaultCacheBytes = 10e9;
 // Of writing the file, which a deadline has to leave time for. (No sync: the page cache takes it.)
 constexpr double kWriteBytesPerS = 400e6;
-constexpr double kWriteLatencyS = 0.02;
+constexpr double kWriteLatencyS = 0.08;
 // Of an engine that has not computed anything yet and whose speed was not given: careful.
 constexpr double kAssumedTokensPerS = 200;
 
