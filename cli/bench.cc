@@ -181,7 +181,7 @@ Result<int> run_bench(const BenchArguments& arguments, Console& console) {
     KVPACK_ASSIGN_OR_RETURN(file.file, read_kv_input(file.path, facts ? &*facts : nullptr, /*hadamard_rotated=*/true));
     file.facts = file.file.facts ? &*file.file.facts : facts ? &*facts : nullptr;
     std::vector<std::string> notes;
-    file.measured = measure_context(file.file, file.facts, arguments.model, {128, run.threads, {}}, notes);
+    file.measured = measure_context(file.file, file.facts, arguments.model, {kMeasuredQueries, run.threads, {}}, notes);
     std::unique_ptr<BenchEngine> engine;
     if (!arguments.engine.empty()) {
       KVPACK_ASSIGN_OR_RETURN(engine,

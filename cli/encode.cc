@@ -8,13 +8,11 @@
 #include "cli/encode_summary.h"
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
-#include "cli/measured_profile.h"
 #include "cli/option_types.h"
 #include "cli/output_file.h"
 #include "cli/profile_lookup.h"
 #include "cli/progress.h"
 #include "codec/archive_codec.h"
-#include "codec/context_profile.h"
 
 namespace kvpack::cli {
 namespace {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cli/console.h"
+#include "cli/measured_profile.h"
 #include "cli/token_choice.h"
 
 namespace kvpack::cli {
@@ -19,7 +20,7 @@ struct EncodeArguments {
   std::string profile;  // "": looked for
   bool no_profile = false;
   bool embed_profile = false;
-  uint32_t measure = 128;  // tokens taken through the model where there is no profile
+  uint32_t measure = kMeasuredQueries;  // tokens taken through the model where there is no profile
   std::string quality = "medium";
   std::optional<double> bits_per_value;
   std::optional<double> ratio;

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include "codec/context_profile.h"
 
 namespace kvpack::cli {
 

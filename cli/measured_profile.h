@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "codec/archive_codec.h"
+#include "codec/context_profile.h"
 #include "codec/profile.h"
 #include "formats/kv_file.h"
 
 namespace kvpack::cli {
 
 struct MeasureOptions {
-  uint32_t queries = 128;  // 0: nothing is measured
+  uint32_t queries = kMeasuredQueries;  // 0: nothing is measured
   unsigned threads = 0;
   ProgressFn progress;
 };

@@ -20,29 +20,6 @@ namespace {
 // Chunks whose layers are handed out together: threads wait for each other only once in so many.
 constexpr size_t kBatchChunks = 64;
 
-Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader, const Profile* profile) {
-  const ArchiveShape& shape = reader.shape();
-  std::vector<PlaneParameters> all;
-  if (shape.planes.empty()) return all;
-  KVPACK_ASSIGN_OR_RETURN(Bytes section, reader.section(SectionKind::kParameters));
-  ByteReader in(section);
-  for (size_t p = 0; p < shape.planes.size(); ++p) {
-    KVPACK_ASSIGN_OR_RETURN(uint64_t bytes, in.read_varint("plane parameters size"));
-    KVPACK_ASSIGN_OR_RETURN(ByteSpan blob, in.take(bytes, "plane parameters"));
-    const ProfilePlane* plane_profile =
-        profile != nullptr ? profile->plane(shape.planes[p].layer, shape.planes[p].side) : nullptr;
-    Result<PlaneParameters> parameters = read_plane_parameters(blob, shape.planes[p], plane_profile);
-    if (!parameters.ok()) return parameters.error().within(fmt::format("parameters of plane {}", p));
-    if (!parameters->lossless && parameters->levels != reader.directory().levels) {
-      return corrupt(
-          fmt::format("plane {} has {} levels, the archive {}", p, parameters->levels, reader.directory().levels));
-    }
-    all.push_back(std::move(parameters).value());
-  }
-  if (!in.at_end()) return corrupt(fmt::format("{} bytes after the plane parameters", in.remaining()));
-  return all;
-}
-
 Result<uint32_t> levels_to_decode(const ArchiveReader& reader, const DecodeOptions& options) {
   const uint32_t levels = reader.directory().levels;
   if (!options.level) return levels;
@@ -270,6 +247,29 @@ Status ChunkDecoder::decode(std::span<const DecodeStep> steps) {
 }
 
 }  // namespace
+
+Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader, const Profile* profile) {
+  const ArchiveShape& shape = reader.shape();
+  std::vector<PlaneParameters> all;
+  if (shape.planes.empty()) return all;
+  KVPACK_ASSIGN_OR_RETURN(Bytes section, reader.section(SectionKind::kParameters));
+  ByteReader in(section);
+  for (size_t p = 0; p < shape.planes.size(); ++p) {
+    KVPACK_ASSIGN_OR_RETURN(uint64_t bytes, in.read_varint("plane parameters size"));
+    KVPACK_ASSIGN_OR_RETURN(ByteSpan blob, in.take(bytes, "plane parameters"));
+    const ProfilePlane* plane_profile =
+        profile != nullptr ? profile->plane(shape.planes[p].layer, shape.planes[p].side) : nullptr;
+    Result<PlaneParameters> parameters = read_plane_parameters(blob, shape.planes[p], plane_profile);
+    if (!parameters.ok()) return parameters.error().within(fmt::format("parameters of plane {}", p));
+    if (!parameters->lossless && parameters->levels != reader.directory().levels) {
+      return corrupt(
+          fmt::format("plane {} has {} levels, the archive {}", p, parameters->levels, reader.directory().levels));
+    }
+    all.push_back(std::move(parameters).value());
+  }
+  if (!in.at_end()) return corrupt(fmt::format("{} bytes after the plane parameters", in.remaining()));
+  return all;
+}
 
 Status for_each_tile(const ArchiveReader& reader, const DecodeOptions& options,
                      const std::function<bool(const ChunkShape&, const PlaneShape&)>& wanted, const TileSink& sink) {

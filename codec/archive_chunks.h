@@ -6,8 +6,13 @@
 #include <functional>
 
 #include "codec/archive_codec.h"
+#include "codec/plane_parameters.h"
 
 namespace kvpack {
+
+// Every plane's parameters. `profile` may be null if no plane uses one. Errors: corrupt, truncated, unsupported (a
+// profile is needed).
+Result<std::vector<PlaneParameters>> read_all_parameters(const ArchiveReader& reader, const Profile* profile);
 
 // Where a chunk's decoded rows go. Called for every wanted tile, from several threads. `scratch` is the tile's until
 // `finished` returns, and holds whatever an earlier tile left in it.

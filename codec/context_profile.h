@@ -13,12 +13,13 @@
 
 namespace kvpack {
 
+inline constexpr uint32_t kMeasuredQueries = 128;
 inline constexpr uint32_t kMaxMeasuredQueries = 4096;
 
 struct ContextProfileOptions {
-  uint32_t queries = 128;         // tokens taken through the model, fewer for short contexts
-  uint32_t window_tokens = 8192;  // of the context's beginning that are looked at
-  unsigned threads = 0;           // 0: one per core
+  uint32_t queries = kMeasuredQueries;  // tokens taken through the model, fewer for short contexts
+  uint32_t window_tokens = 8192;        // of the context's beginning that are looked at
+  unsigned threads = 0;                 // 0: one per core
   std::function<void(uint64_t done, uint64_t total, const std::string& phase)> progress;
 };
 

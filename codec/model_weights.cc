@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "codec/parallel.h"
+#include "codec/row_values.h"
 
 namespace kvpack {
 namespace {
@@ -20,10 +21,6 @@ constexpr uint64_t kMaxWidth = 1 << 20;
 
 std::string tensor_name(uint32_t layer, std::string_view tensor, std::string_view part) {
   return fmt::format("blk.{}.{}.{}", layer, tensor, part);
-}
-
-bool all_finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }
 
 }  // namespace
@@ -75,7 +72,7 @@ Result<Rows> ModelWeights::matrix_of(uint32_t layer, std::string_view tensor) co
   Rows rows;
   rows.width = static_cast<uint32_t>(matrix.columns);
   KVPACK_ASSIGN_OR_RETURN(rows.values, read_gguf_rows(*source_, matrix, 0, matrix.rows));
-  if (!all_finite(rows.values)) return corrupt(fmt::format("{}: tensor '{}' is not finite", source_->name(), name));
+  if (!all_finite(rows.values.data(), rows.values.size())) return corrupt(fmt::format("{}: tensor '{}' is not finite", source_->name(), name));
   return rows;
 }
 
@@ -112,7 +109,7 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
   });
   for (Status& status : statuses) KVPACK_RETURN_IF_ERROR(std::move(status));
   if (!bias.empty()) output.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(bias.data(), out.width);
-  if (!all_finite(out.values)) return corrupt(fmt::format("{}: what '{}' gives is not finite", source_->name(), name));
+  if (!all_finite(out.values.data(), out.values.size())) return corrupt(fmt::format("{}: what '{}' gives is not finite", source_->name(), name));
   return out;
 }
 

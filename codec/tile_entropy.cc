@@ -4,6 +4,7 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "codec/archive_chunks.h"
 #include "codec/layer_planes.h"
 #include "codec/outliers.h"
 #include "codec/tile.h"
@@ -16,20 +17,6 @@ double entropy_bits(const std::unordered_map<int32_t, uint32_t>& counts, uint32_
   double bits = 0;
   for (const auto& [value, n] : counts) bits += n * std::log2(static_cast<double>(total) / n);
   return bits;
-}
-
-Result<std::vector<PlaneParameters>> read_parameters(const ArchiveReader& reader, const Profile* profile) {
-  std::vector<PlaneParameters> all;
-  KVPACK_ASSIGN_OR_RETURN(const Bytes section, reader.section(SectionKind::kParameters));
-  ByteReader in(section);
-  for (const PlaneShape& shape : reader.shape().planes) {
-    KVPACK_ASSIGN_OR_RETURN(const uint64_t bytes, in.read_varint("plane parameters size"));
-    KVPACK_ASSIGN_OR_RETURN(const ByteSpan blob, in.take(bytes, "plane parameters"));
-    const ProfilePlane* of_plane = profile != nullptr ? profile->plane(shape.layer, shape.side) : nullptr;
-    KVPACK_ASSIGN_OR_RETURN(PlaneParameters parameters, read_plane_parameters(blob, shape, of_plane));
-    all.push_back(std::move(parameters));
-  }
-  return all;
 }
 
 // Entropy of all groups of an opened tile, in bits.
@@ -86,7 +73,7 @@ Status add_tile(const TileContext& context, ByteSpan tile, std::vector<int8_t>& 
 
 Result<TileEntropy> measure_tile_entropy(const ArchiveReader& reader, const Profile* profile) {
   if (reader.directory().levels != 1) return invalid_argument("the entropy of tiles is that of one level");
-  KVPACK_ASSIGN_OR_RETURN(const std::vector<PlaneParameters> parameters, read_parameters(reader, profile));
+  KVPACK_ASSIGN_OR_RETURN(const std::vector<PlaneParameters> parameters, read_all_parameters(reader, profile));
   const ArchiveShape& shape = reader.shape();
   const auto chunks = chunks_of(shape);
   TileEntropy total;
