@@ -96,8 +96,8 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
     }
   }
   head_begin_.push_back(static_cast<uint32_t>(head_of_.size()));
-  models_.resize(head_of_.size() * kTokenClasses);
-  models_of_.assign(shape.kv_heads, 0);
+  class_steps_.resize(size_t{shape.kv_heads} * kTokenClasses);
+  for (ClassSteps& steps : class_steps_) steps.made = false;
   class_of_.assign(head_of_.size(), kDeadClass);
   first_level_.assign(head_of_.size(), 0);
   late_.clear();
@@ -137,68 +137,87 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   return {};
 }
 
-void TileSymbols::prepare_models(uint32_t head, const GroupClasses& group) {
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const int token_class = group.token_class[run];
-    const uint8_t bit = static_cast<uint8_t>(1u << (token_class - kMinTokenClass));
-    if ((models_of_[head] & bit) != 0) continue;
-    models_of_[head] |= bit;
-    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
-      models_[size_t{c} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)] =
-          symbol_model(class_of_[c], parameters_->scale_offset, token_class);
-    }
-  }
+TileSymbols::ClassSteps& TileSymbols::class_steps(uint32_t head, int token_class) {
+  ClassSteps& steps = class_steps_[head * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
+  if (!steps.made) make_class_steps(head, token_class, steps);
+  return steps;
 }
 
-void TileSymbols::add_digits(uint32_t level, uint32_t component, int k, bool within_level_0) {
+void TileSymbols::make_class_steps(uint32_t head, int token_class, ClassSteps& into) const {
   const EntropyCodes& codes = entropy_codes();
-  const GroupClasses& group = heads_[head_of_[component]];
-  int16_t* values = &values_[size_t{component} * kLanes];
-  const auto code_of = [&](const SymbolModel& of) {
-    return &codes.digits[of.shape][of.digit_scale(within_level_0 ? k : of.depth + k)];
+  into.made = true;
+  into.begin.clear();
+  into.most.clear();
+  for (uint32_t level = 0; level < levels_; ++level) into.of_level[level].clear();
+  for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
+    into.begin.push_back(static_cast<uint32_t>(into.of_level[0].size()));
+    into.most.push_back(INT16_MAX);
+    if (class_of_[c] == kDeadClass) continue;
+    auto* values = const_cast<int16_t*>(&values_[size_t{c} * kLanes]);
+    const SymbolModel model = symbol_model(class_of_[c], parameters_->scale_offset, token_class);
+    const auto add_digit = [&](uint32_t level, int digit) {
+      const DigitCode* code = &codes.digits[model.shape][model.digit_scale(digit)];
+      into.of_level[level].push_back({StepKind::kDigit, code, nullptr, values});
+    };
+    if (first_level_[c] == 0) {
+      into.most.back() = static_cast<int16_t>(largest_symbol_with(model));
+      into.of_level[0].push_back({StepKind::kSymbol, &codes.symbols[model.shape][model.scale], nullptr, values});
+      for (int k = 1; k <= model.depth; ++k) add_digit(0, k);
+    }
+    for (uint32_t level = std::max<uint32_t>(1, first_level_[c]); level < levels_; ++level) {
+      add_digit(level, model.depth + static_cast<int>(level));
+    }
+  }
+  into.begin.push_back(static_cast<uint32_t>(into.of_level[0].size()));
+}
+
+void TileSymbols::add_uniform(uint32_t head, const ClassSteps& steps) {
+  for (uint32_t level = 0; level < levels_; ++level) {
+    const std::vector<RansStep>& of_level = steps.of_level[level];
+    level_[level].steps.insert(level_[level].steps.end(), of_level.begin(), of_level.end());
+  }
+  std::copy(steps.most.begin(), steps.most.end(), &most_[head_begin_[head]]);
+}
+
+// Lanes of several classes: step by step, each class's code for its lanes.
+void TileSymbols::add_mixed(uint32_t head, const GroupClasses& group) {
+  const uint32_t runs = group.runs.count;
+  std::array<const ClassSteps*, 8> of_run{};
+  for (uint32_t run = 0; run < runs; ++run) of_run[run] = &class_steps(head, group.token_class[run]);
+  const uint32_t first = head_begin_[head];
+  const auto add = [&](uint32_t level, const RansStep& like, const MixedCodes& mixed) {
+    const MixedCodes& kept = mixed_.emplace_back(mixed);
+    level_[level].steps.push_back({like.kind, kept.code.data(), &kept.runs, like.values});
   };
-  if (group.uniform) {
-    level_[level].steps.push_back({StepKind::kDigit, code_of(model(component, group.token_class[0])), nullptr, values});
-    return;
-  }
-  MixedCodes& mixed = mixed_.emplace_back();
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const SymbolModel& of = model(component, group.token_class[run]);
-    if (within_level_0 && of.depth < k) continue;
-    mixed.code[mixed.runs.count] = code_of(of);
-    mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
-  }
-  level_[level].steps.push_back({StepKind::kDigit, mixed.code.data(), &mixed.runs, values});
-}
-
-void TileSymbols::add_steps(uint32_t level, uint32_t component) {
-  if (level > 0) {
-    add_digits(level, component, static_cast<int>(level), false);
-    return;
-  }
-  const EntropyCodes& codes = entropy_codes();
-  const GroupClasses& group = heads_[head_of_[component]];
-  int16_t* values = &values_[size_t{component} * kLanes];
-  int deepest = 0;
-  int32_t most = INT16_MAX;
-  if (group.uniform) {
-    const SymbolModel& of = model(component, group.token_class[0]);
-    deepest = of.depth;
-    most = largest_symbol_with(of);
-    level_[0].steps.push_back({StepKind::kSymbol, &codes.symbols[of.shape][of.scale], nullptr, values});
-  } else {
-    MixedCodes& mixed = mixed_.emplace_back();
-    mixed.runs = group.runs;
-    for (uint32_t run = 0; run < group.runs.count; ++run) {
-      const SymbolModel& of = model(component, group.token_class[run]);
-      mixed.code[run] = &codes.symbols[of.shape][of.scale];
-      deepest = std::max(deepest, of.depth);
-      most = std::min(most, largest_symbol_with(of));
+  for (uint32_t c = 0; c + first < head_begin_[head + 1]; ++c) {
+    uint32_t most_steps = 0;
+    int16_t most = INT16_MAX;
+    for (uint32_t run = 0; run < runs; ++run) {
+      most_steps = std::max(most_steps, of_run[run]->begin[c + 1] - of_run[run]->begin[c]);
+      most = std::min(most, of_run[run]->most[c]);
     }
-    level_[0].steps.push_back({StepKind::kSymbol, mixed.code.data(), &mixed.runs, values});
+    most_[first + c] = most;
+    for (uint32_t k = 0; k < most_steps; ++k) {
+      MixedCodes mixed;
+      const RansStep* like = nullptr;
+      for (uint32_t run = 0; run < runs; ++run) {
+        const uint32_t at = of_run[run]->begin[c] + k;
+        if (at >= of_run[run]->begin[c + 1]) continue;
+        like = &of_run[run]->of_level[0][at];
+        mixed.code[mixed.runs.count] = like->code;
+        mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
+      }
+      add(0, *like, mixed);
+    }
   }
-  most_[component] = static_cast<int16_t>(most);
-  for (int k = 1; k <= deepest; ++k) add_digits(0, component, k, true);
+  for (uint32_t level = 1; level < levels_; ++level) {
+    for (size_t i = 0; i < of_run[0]->of_level[level].size(); ++i) {
+      MixedCodes mixed;
+      mixed.runs = group.runs;
+      for (uint32_t run = 0; run < runs; ++run) mixed.code[run] = of_run[run]->of_level[level][i].code;
+      add(level, of_run[0]->of_level[level][i], mixed);
+    }
+  }
 }
 
 void TileSymbols::prepare_group(uint32_t group) {
@@ -207,17 +226,18 @@ void TileSymbols::prepare_group(uint32_t group) {
     const GroupClasses classes = group_classes(order_[head], group * kLanes);
     same = same && classes == heads_[head];
     heads_[head] = classes;
-    prepare_models(static_cast<uint32_t>(head), classes);
   }
   // Digits refine what stands there: components that only later levels code start at zero in every group.
   for (const uint32_t c : late_) std::fill_n(&values_[size_t{c} * kLanes], kLanes, int16_t{0});
   if (same) return;
   mixed_.clear();
   mixed_.reserve(class_of_.size() * (kMostDigits + 1 + levels_));  // steps point into it
-  for (uint32_t level = 0; level < levels_; ++level) {
-    level_[level].steps.clear();
-    for (uint32_t c = 0; c < class_of_.size(); ++c) {
-      if (class_of_[c] != kDeadClass && first_level_[c] <= level) add_steps(level, c);
+  for (uint32_t level = 0; level < levels_; ++level) level_[level].steps.clear();
+  for (uint32_t head = 0; head < heads_.size(); ++head) {
+    if (heads_[head].uniform) {
+      add_uniform(head, class_steps(head, heads_[head].token_class[0]));
+    } else {
+      add_mixed(head, heads_[head]);
     }
   }
 }
@@ -233,7 +253,7 @@ Status TileSymbols::patch_escapes() {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
       if (run == group.runs.count) continue;
-      const SymbolModel& of = model(c, group.token_class[run]);
+      const SymbolModel of = symbol_model(class_of_[c], parameters_->scale_offset, group.token_class[run]);
       if (values[lane] <= largest_symbol_with(of)) continue;
       const int depth = of.depth;
       const int32_t power = power_of_3(depth);

@@ -57,17 +57,22 @@ class TileSymbols {
   struct Level {
     bool coded = false;  // some component is alive
     RansReader rans;
-    std::vector<RansStep> steps;
+    std::vector<RansStep> steps;  // of the current group
+  };
+  // One head's steps where all 32 lanes have one token class: made once per tile, copied from group to group.
+  struct ClassSteps {
+    bool made = false;
+    std::array<std::vector<RansStep>, kMaxLevels> of_level;
+    std::vector<uint32_t> begin;  // [component of the head + 1] in level 0's
+    std::vector<int16_t> most;    // [component of the head]
   };
 
   Status read_classes(ByteReader& in, uint32_t level);
-  void prepare_models(uint32_t head, const GroupClasses& group);
-  const SymbolModel& model(uint32_t component, int token_class) const {
-    return models_[size_t{component} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
-  }
+  ClassSteps& class_steps(uint32_t head, int token_class);
+  void make_class_steps(uint32_t head, int token_class, ClassSteps& into) const;
   void prepare_group(uint32_t group);
-  void add_steps(uint32_t level, uint32_t component);
-  void add_digits(uint32_t level, uint32_t component, int k, bool within_level_0);
+  void add_uniform(uint32_t head, const ClassSteps& steps);
+  void add_mixed(uint32_t head, const GroupClasses& group);
   Status patch_escapes();
 
   const PlaneParameters* parameters_ = nullptr;
@@ -80,9 +85,8 @@ class TileSymbols {
   std::vector<uint8_t> class_of_;     // [component]
   std::vector<uint8_t> first_level_;  // [component] where it comes to life
   std::vector<uint32_t> late_;        // components that come to life above level 0
-  std::vector<SymbolModel> models_;   // [component][token class], those in use
   std::vector<uint32_t> head_begin_;  // [head + 1] components
-  std::vector<uint8_t> models_of_;    // [head] bit per token class whose models are there
+  std::vector<ClassSteps> class_steps_;  // [head][token class]
   std::vector<GroupClasses> heads_;   // [head] of the current steps
   std::vector<MixedCodes> mixed_;
   std::vector<int16_t> values_;  // [component][32]
