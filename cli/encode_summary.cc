@@ -56,9 +56,9 @@ void print_summary(const EncodeSummary& summary, const Console& console) {
   const std::string in = summary.arguments.input == "-" ? "standard input" : summary.arguments.input;
   std::vector<std::pair<std::string, std::string>> fields = {
       {"input", fmt::format("{}: {}", in, summary.file.description)},
-      {"values", fmt::format("{} ({} as stored){}", grouped(report.values),
-                             short_bytes(static_cast<double>(report.value_bytes)),
-                             report.max_error ? ", largest error " + short_error(*report.max_error) : "")}};
+      {"values",
+       fmt::format("{} ({} as stored){}", grouped(report.values), short_bytes(static_cast<double>(report.value_bytes)),
+                   report.max_error ? ", largest error " + short_error(*report.max_error) : "")}};
   if (const std::string details = details_of(report); !details.empty()) fields.emplace_back("kept", details);
   fields.emplace_back("time", times_text(summary));
   for (const std::string& note : summary.notes) fields.emplace_back("note", note);

@@ -29,9 +29,9 @@ Result<std::optional<StepRule>> rule_for_target(const KvFile& file, const Encode
   target.largest_error = options.max_error;
   double smallest = 0;
   const auto trial = [&](const StepRule& rule, bool with_error) -> Result<Trial> {
-    KVPACK_ASSIGN_OR_RETURN(const ArchiveSizes sizes,
-                            encoder.encode(&rule, target_name(options), with_error ? Measuring::kAll : Measuring::kNone,
-                                           nullptr, report));
+    KVPACK_ASSIGN_OR_RETURN(
+        const ArchiveSizes sizes,
+        encoder.encode(&rule, target_name(options), with_error ? Measuring::kAll : Measuring::kNone, nullptr, report));
     ++report.passes;
     const Trial result{static_cast<double>(sizes.bytes), report.max_error.value_or(0)};
     smallest = smallest == 0 ? result.bytes : std::min(smallest, result.bytes);

@@ -190,10 +190,14 @@ Status ArchiveEncoder::encode_layer(const LayerJob& job, Measuring measuring, st
         sinks.push_back(token - chunk.first_token);
     }
     const std::vector<int8_t> classes = classes_of_tile(p, chunk);
+    // A bound on single errors is met sooner without.
+    const bool diffuse = shape_.planes[p].side == Side::kValue && !options_.max_error;
+    const float feedback = diffuse ? kValueErrorFeedback : 0.0f;
     EncodedTile& tile = tiles[p - chunk.first_plane];
     KVPACK_ASSIGN_OR_RETURN(
         tile,
-        encode_tile(context, {file_.tensor.planes[p].view, forward_[p], chunk.first_token, sinks, classes}, measuring));
+        encode_tile(context, {file_.tensor.planes[p].view, forward_[p], chunk.first_token, sinks, classes, feedback},
+                    measuring));
     if (shape_.planes[p].side == Side::kKey && tile.quantized) {
       key = p;
       key_classes = any_class(classes) ? classes : std::vector<int8_t>{};
@@ -250,8 +254,8 @@ Status ArchiveEncoder::set_sections(ArchiveWriter& writer, const std::string& qu
   return writer.set_section(SectionKind::kParameters, all.take());
 }
 
-Status ArchiveEncoder::encode_tiles(uint32_t levels, Measuring measuring, const std::string& phase, ArchiveWriter& writer,
-                                    std::vector<std::vector<EncodedTile>>& tiles) {
+Status ArchiveEncoder::encode_tiles(uint32_t levels, Measuring measuring, const std::string& phase,
+                                    ArchiveWriter& writer, std::vector<std::vector<EncodedTile>>& tiles) {
   std::vector<LayerJob> jobs;
   for (uint32_t c = 0; c < chunks_.size(); ++c) {
     tiles.emplace_back(chunks_[c].planes);
@@ -264,7 +268,8 @@ Status ArchiveEncoder::encode_tiles(uint32_t levels, Measuring measuring, const 
     tile.levels.resize(levels);
     if (measuring != Measuring::kNone) tile.distortion.resize(levels, tile.distortion.back());
     for (uint32_t level = 0; level < levels; ++level) {
-      const double distortion = measuring != Measuring::kNone ? std::min(tile.distortion[level].squared_error, 1e38) : 0;
+      const double distortion =
+          measuring != Measuring::kNone ? std::min(tile.distortion[level].squared_error, 1e38) : 0;
       KVPACK_RETURN_IF_ERROR(
           writer.add_tile(chunk, plane, level, std::move(tile.levels[level]), static_cast<float>(distortion)));
     }

@@ -35,7 +35,13 @@ struct TileInput {
   uint32_t first = 0;                         // the chunk's first token in the view
   std::span<const uint32_t> sinks;            // tokens of the chunk to keep exactly, ascending
   std::span<const int8_t> token_classes;      // [kv_head][token], or empty; ignored where the context has key_classes
+  // How much of a token's rounding error the token 32 slots on makes good; 0: rounding to the nearest.
+  float error_feedback = 0;
 };
+
+// Attention adds up the values of many tokens, so errors that cancel between tokens cost less than errors that do not:
+// error diffusion, as in printing, but across tokens. Of keys it gains nothing: each is compared alone.
+inline constexpr float kValueErrorFeedback = 0.35f;
 
 struct LevelDistortion {
   double squared_error = 0;  // sum over the tile's values of (decoded - original)^2, exact values left out

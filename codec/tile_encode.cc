@@ -60,39 +60,61 @@ void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, 
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
 
+// Adds to each component [.][32] its part of the error that the group before left in its place.
+void add_feedback(std::span<const float> left, float feedback, float* components) {
+  for (size_t i = 0; i < left.size(); ++i) components[i] += feedback * left[i];
+}
+
+// The errors that rounding to q leaves. `stride`: from component to component of q.
+void keep_errors(const float* components, const float* step, const int32_t* q, size_t stride, std::span<float> left) {
+  for (size_t k = 0; k * kLanes < left.size(); ++k) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const size_t at = k * kLanes + lane;
+      left[at] = components[at] - static_cast<float>(q[k * stride + lane]) * step[lane];
+    }
+  }
+}
+
 // Values to quantized components, 32 slots of a head at a time. False if a value is too large for the step.
-bool transform_and_quantize(const TileContext& context, std::span<const ForwardTransform> forward,
-                            std::span<const float> rows, QuantizedTile& tile) {
+bool transform_and_quantize(const TileContext& context, const TileInput& input, std::span<const float> rows,
+                            QuantizedTile& tile) {
   const PlaneShape& shape = context.shape;
+  const bool feedback = input.error_feedback > 0;
   const uint32_t finest = context.parameters.levels - 1;
   std::vector<float> values(size_t{shape.head_dim} * kLanes);
   std::vector<float> components((size_t{shape.head_dim} + kLanes) * kLanes);
   std::vector<int32_t> q(components.size());
+  std::vector<float> left;  // [component][32], of the group before
   const std::vector<float> nothing(shape.head_dim, 0.0f);
   uint32_t first_component = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-    const ForwardTransform& transform = forward[head];
+    const ForwardTransform& transform = input.forward[head];
     const LaneOrder& order = tile.order[head];
     const float step = context.parameters.step[head] * kThirds[finest];
+    left.assign(feedback ? size_t{transform.components()} * kLanes : 0, 0.0f);
     for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
       const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
       const float* of_lane[kLanes];
+      float steps[kLanes];
       float inverse_step[kLanes];
       for (uint32_t lane = 0; lane < kLanes; ++lane) {
         const uint32_t slot = first + std::min(lane, lanes - 1);
-        inverse_step[lane] = 1.0f / step_of_class(step, order.token_class[slot]);
+        steps[lane] = step_of_class(step, order.token_class[slot]);
+        inverse_step[lane] = 1.0f / steps[lane];
         of_lane[lane] = lane < lanes
                             ? &rows[size_t{order.token[slot]} * shape.channels() + size_t{head} * shape.head_dim]
                             : nothing.data();
       }
       kernels().columns(of_lane, shape.head_dim, values.data());
       transform.apply_to_group(values.data(), components.data());
+      add_feedback(left, input.error_feedback, components.data());
       const bool whole = lanes == kLanes;
       int32_t* into = whole && transform.components() > 0 ? &tile.values(first_component)[first] : q.data();
       if (!kernels().quantize(components.data(), transform.components(), inverse_step, into,
                               whole ? tile.tokens : kLanes)) {
         return false;
       }
+      keep_errors(components.data(), steps, into, whole ? tile.tokens : kLanes, left);
       for (uint32_t k = 0; k < transform.components() && !whole; ++k) {
         std::copy_n(&q[size_t{k} * kLanes], lanes, &tile.values(first_component + k)[first]);
       }
@@ -189,8 +211,7 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
     stored.resize(tile.tokens * input.view.packed_row_bytes());
     into = stored.data();
   }
-  auto rows =
-      make_row_view<std::byte>(into, groups.dtype, tile.tokens, context.shape.kv_heads, context.shape.head_dim);
+  auto rows = make_row_view<std::byte>(into, groups.dtype, tile.tokens, context.shape.kv_heads, context.shape.head_dim);
   rows.hadamard_block = context.shape.hadamard_block;
   std::vector<uint8_t> classes(tile.components());
   encoded.distortion.resize(context.parameters.levels);
@@ -208,8 +229,8 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
     if (groups.dtype != DType::kF32) load_rows(rows, 0, tile.tokens, decoded.data());
     for (const uint32_t index : exact_values.index) decoded[index] = original[index];
     LevelDistortion& distortion = encoded.distortion[level];
-    const uint64_t compared = add_errors_of_groups(tile, groups, context.shape.head_dim, input.sinks, decoded,
-                                                   original, distortion);
+    const uint64_t compared =
+        add_errors_of_groups(tile, groups, context.shape.head_dim, input.sinks, decoded, original, distortion);
     const uint64_t all = (tile.tokens - input.sinks.size()) * context.shape.channels();
     if (compared > 0) distortion.squared_error *= static_cast<double>(all) / static_cast<double>(compared);
     if (level == 0) break;
@@ -243,7 +264,7 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   const auto classes = follow_key ? context.key_classes : input.token_classes;
   const bool any_class = std::any_of(classes.begin(), classes.end(), [](int8_t c) { return c != 0; });
   QuantizedTile tile = make_quantized_tile(parameters, shape, tokens, classes);
-  if (!transform_and_quantize(context, input.forward, rows, tile)) return encoded;
+  if (!transform_and_quantize(context, input, rows, tile)) return encoded;
   std::vector<Bytes> bodies = encode_levels(tile, parameters);
 
   ByteWriter base;

@@ -92,19 +92,19 @@ class TileSymbols {
   uint32_t tokens_ = 0;
   uint32_t levels_ = 0;
   bool wide_ = false;
-  std::vector<uint32_t> head_of_;     // [component]
-  std::vector<uint32_t> index_of_;    // [component] within its head
-  std::vector<uint8_t> class_of_;     // [component]
-  std::vector<uint8_t> first_level_;  // [component] where it comes to life
-  std::vector<uint32_t> late_;        // components that come to life above level 0
-  std::vector<uint32_t> head_begin_;  // [head + 1] components
-  std::vector<uint32_t> live_;        // components that some level codes, ascending
-  std::vector<uint32_t> live_begin_;  // [head + 1] in live_
+  std::vector<uint32_t> head_of_;        // [component]
+  std::vector<uint32_t> index_of_;       // [component] within its head
+  std::vector<uint8_t> class_of_;        // [component]
+  std::vector<uint8_t> first_level_;     // [component] where it comes to life
+  std::vector<uint32_t> late_;           // components that come to life above level 0
+  std::vector<uint32_t> head_begin_;     // [head + 1] components
+  std::vector<uint32_t> live_;           // components that some level codes, ascending
+  std::vector<uint32_t> live_begin_;     // [head + 1] in live_
   std::vector<ClassSteps> class_steps_;  // [head][token class]
-  std::vector<GroupClasses> heads_;   // [head] of the current steps
-  std::vector<LaneCodes> mixed_codes_;  // of the current group's steps with several classes
-  std::vector<LaneRuns> mixed_runs_;    // of those that only some of the classes take part in
-  std::vector<int16_t> values_;  // [component][32]
+  std::vector<GroupClasses> heads_;      // [head] of the current steps
+  std::vector<LaneCodes> mixed_codes_;   // of the current group's steps with several classes
+  std::vector<LaneRuns> mixed_runs_;     // of those that only some of the classes take part in
+  std::vector<int16_t> values_;          // [component][32]
   // Of the current steps: the largest value of a component that is no escape in any lane; what is above is one.
   std::vector<int16_t> most_;   // [component], those that level 0 codes; no value is above the others'
   std::vector<uint8_t> above_;  // [component] scratch

@@ -337,7 +337,8 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     for (size_t lane = 0; lane < kLanes; lane += 3) wide_scale[lane] *= std::ldexp(1.0f, static_cast<int>(lane) - 20);
 
     struct Outcome {
-      std::vector<float> units, sparse_units, matrix, none, hadamard, norm, neox, scaled, forward, columns, sums, largest;
+      std::vector<float> units, sparse_units, matrix, none, hadamard, norm, neox, scaled, forward, columns, sums,
+          largest;
       std::vector<uint16_t> halves;
       std::vector<uint32_t> kept;
       std::vector<int32_t> quantized;

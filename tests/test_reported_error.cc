@@ -54,7 +54,8 @@ void check_report(const KvFile& file, const ModelFacts* facts, EncodeOptions opt
     const Difference difference = difference_of(file.tensor, restored.tensor);
     CHECK(difference.relative > 0);
     CHECK(report.levels[level].relative_error == doctest::Approx(difference.relative).epsilon(1e-5));
-    if (level + 1 == directory.levels) CHECK(report.max_error.value() == doctest::Approx(difference.largest).epsilon(1e-6));
+    if (level + 1 == directory.levels)
+      CHECK(report.max_error.value() == doctest::Approx(difference.largest).epsilon(1e-6));
     double of_blocks = 0;
     for (uint32_t chunk = 0; chunk < directory.chunks.size(); ++chunk) {
       of_blocks += double{directory.block(level, chunk).distortion};
@@ -114,11 +115,11 @@ TEST_CASE("reported errors from a sample of the tokens are close to those of all
   const EncodeReport whole = must(encode_archive(file, &facts, options, whole_archive));
   CHECK(!sampled.max_error.has_value());
   CHECK(whole.max_error.has_value());
-  CHECK(sampled.archive_bytes == whole.archive_bytes);
+  // The identity section has the errors as text.
+  CHECK(std::fabs(static_cast<double>(sampled.archive_bytes) - static_cast<double>(whole.archive_bytes)) < 64);
   REQUIRE(sampled.levels.size() == whole.levels.size());
   for (size_t level = 0; level < whole.levels.size(); ++level) {
-    CHECK(sampled.levels[level].relative_error ==
-          doctest::Approx(whole.levels[level].relative_error).epsilon(0.02));
+    CHECK(sampled.levels[level].relative_error == doctest::Approx(whole.levels[level].relative_error).epsilon(0.02));
     CHECK(sampled.levels[level].relative_error != whole.levels[level].relative_error);
   }
 }
