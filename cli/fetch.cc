@@ -27,7 +27,8 @@ namespace {
 constexpr double kDefaultCacheBytes = 10e9;
 // For the file to appear once its last part is decoded, and for the process to end; a deadline has to leave it.
 constexpr double kCommitS = 0.08;
-// Of a file that is made in memory first. (No sync: the page cache takes it.)
+// Of a file that is made in memory first. (No sync: the page cache takes it.) As much again where an engine's state is
+// saved, read and put before the rest.
 constexpr double kWriteBytesPerS = 400e6;
 // Of an engine that has not computed anything yet and whose speed was not given: careful.
 constexpr double kAssumedTokensPerS = 200;
@@ -51,9 +52,9 @@ std::unique_ptr<ChunkCache> cache_of(const FetchArguments& arguments) {
                                       static_cast<uint64_t>(arguments.cache_bytes.value_or(kDefaultCacheBytes)));
 }
 
-double write_reserve_s(const ArchiveReader& reader, bool in_memory) {
+double write_reserve_s(const ArchiveReader& reader, bool in_memory, bool with_engine) {
   const auto raw_bytes = static_cast<double>(context_costs(reader.directory()).raw_bytes);
-  return kCommitS + (in_memory ? raw_bytes / kWriteBytesPerS : 0);
+  return kCommitS + ((in_memory ? 1 : 0) + (with_engine ? 1 : 0)) * raw_bytes / kWriteBytesPerS;
 }
 
 // The engine that may recompute the front, and the thread that drives it.
@@ -154,7 +155,7 @@ class FetchRun {
         reader, {has_deadline ? 1 : directory.levels, arguments_.threads, arguments_.profile, arguments_.model},
         in_memory ? nullptr : &output_);
     FetchOptions options = options_for(reader, decoder, progress);
-    const double reserve_s = write_reserve_s(reader, in_memory);
+    const double reserve_s = write_reserve_s(reader, in_memory, engine.front != nullptr);
     options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.engine = engine.front.get();
     options.cache = remote ? cache_.get() : nullptr;
@@ -328,7 +329,8 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
   verb.add_flag("--json", arguments.json, "print JSON Lines: one per chunk, then a summary");
   declare_net_options(verb, arguments.net);
   verb.footer(
-      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there.\n"
+      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there. OUTPUT appears whole or not at\n"
+      "all, whatever kills the process; with --ttft nobody waits for the disk, so a power cut soon after may halve it.\n"
       "Exit code: 3 if the file came after the deadline, or without something that time would have allowed.\n\n"
       "Examples:\n"
       "  kvpack fetch https://host/ctx.kvp -o slot.bin\n"

@@ -81,6 +81,7 @@ class Fetch {
     archive_.add(0, Bytes(head.begin(), head.end()));
     lead_begin_ = std::min<uint64_t>(costs_.opening_bytes, head.size());
     lead_end_ = costs_.opening_bytes;
+    state_.sections_missing_bytes = lead_end_ - lead_begin_;
     for (uint32_t level = 0; level < directory_.levels; ++level) {
       for (uint32_t chunk = 0; chunk < costs_.chunks(); ++chunk) {
         const BlockEntry& block = directory_.block(level, chunk);
@@ -155,7 +156,8 @@ class Fetch {
     } while (!plan_.next.empty() && !std::isfinite(options_.goal.deadline_s));
     look_again_s_ = plan_.look_again_s;
     if (options_.on_plan) options_.on_plan(plan_, progress());
-    if (plan_.run_engine && !state_.engine_running && options_.engine != nullptr) {
+    if (plan_.run_engine && !state_.engine_running && options_.engine != nullptr &&
+        engine_chunk_pays(costs_, goal(), estimator_.estimate(), state_)) {
       options_.engine->begin_chunk(state_.computed_front());
       state_.engine_running = true;
       engine_begin_s_ = state_.now_s;
@@ -203,6 +205,7 @@ class Fetch {
       transfer.gathered.insert(transfer.gathered.end(), part.begin(), part.end());
       if (lead) {
         transfer.lead_left -= part.size();
+        state_.sections_missing_bytes -= part.size();
         if (transfer.lead_left == 0) take_lead(transfer);
       } else if (transfer.gathered.size() == block_entry(transfer).bytes) {
         KVPACK_RETURN_IF_ERROR(take_block(transfer));
