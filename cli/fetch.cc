@@ -25,17 +25,20 @@ namespace kvpack::cli {
 namespace {
 
 constexpr double kDefaultCacheBytes = 10e9;
-// Of writing the file, which a deadline has to leave time for. (No sync: the page cache takes it.)
+// For the file to appear once its last part is decoded, and for the process to end; a deadline has to leave it.
+constexpr double kCommitS = 0.08;
+// Of a file that is made in memory first. (No sync: the page cache takes it.) As much again where an engine's state is
+// saved, read and put before the rest.
 constexpr double kWriteBytesPerS = 400e6;
-constexpr double kWriteLatencyS = 0.08;
 // Of an engine that has not computed anything yet and whose speed was not given: careful.
 constexpr double kAssumedTokensPerS = 200;
 
 // One fetch from opening to decoded file.
 struct Fetched {
   FetchReport report;
-  Bytes file;
-  std::string name;  // of the source, for messages
+  std::optional<Bytes> file;  // if it is not in the output already
+  std::string name;           // of the source, for messages
+  uint64_t output_bytes = 0;
   uint64_t archive_bytes = 0;
   uint64_t requests = 0;
   uint32_t levels = 0;
@@ -49,8 +52,9 @@ std::unique_ptr<ChunkCache> cache_of(const FetchArguments& arguments) {
                                       static_cast<uint64_t>(arguments.cache_bytes.value_or(kDefaultCacheBytes)));
 }
 
-double write_reserve_s(const ArchiveReader& reader) {
-  return kWriteLatencyS + static_cast<double>(context_costs(reader.directory()).raw_bytes) / kWriteBytesPerS;
+double write_reserve_s(const ArchiveReader& reader, bool in_memory, bool with_engine) {
+  const auto raw_bytes = static_cast<double>(context_costs(reader.directory()).raw_bytes);
+  return kCommitS + ((in_memory ? 1 : 0) + (with_engine ? 1 : 0)) * raw_bytes / kWriteBytesPerS;
 }
 
 // The engine that may recompute the front, and the thread that drives it.
@@ -94,8 +98,8 @@ uint32_t recomputed_tokens(const FetchReport& report, const ArchiveReader& reade
 
 class FetchRun {
  public:
-  FetchRun(const FetchArguments& arguments, const Console& console, NetTime start)
-      : arguments_(arguments), console_(console), start_(start), cache_(cache_of(arguments)) {}
+  FetchRun(const FetchArguments& arguments, OutputFile& output, const Console& console, NetTime start)
+      : arguments_(arguments), output_(output), console_(console), start_(start), cache_(cache_of(arguments)) {}
 
   // Errors: the source's, the archive's. A replaced archive: report.replaced, and no file.
   Result<Fetched> run() {
@@ -112,6 +116,14 @@ class FetchRun {
       return replaced(*source);
     }
     return fetch(*source, *opened, archive);
+  }
+
+  // What no first token has to wait for, once the file is there.
+  void clean_up(const FetchReport& report) {
+    if (part_) part_->remove();
+    // A slower start next time is all that a failure costs.
+    if (!origin_.empty()) static_cast<void>(save_throughput(default_cache_folder(), origin_, report.memory).ok());
+    if (cache_ != nullptr) static_cast<void>(cache_->clean_up().ok());
   }
 
  private:
@@ -135,16 +147,20 @@ class FetchRun {
       KVPACK_ASSIGN_OR_RETURN(part, PartFile::open(arguments_.output + ".part", reader.archive_id(), directory, found));
     }
     const bool has_deadline = arguments_.ttft_s.has_value();
-    FetchDecoder decoder(reader, has_deadline ? 1 : directory.levels, arguments_.threads, arguments_.profile,
-                         arguments_.model);
     Progress progress(console_, "fetching", context_costs(directory).total_bytes());
     KVPACK_ASSIGN_OR_RETURN(FrontEngine engine, front_engine_of(arguments_, reader));
+    // What the engine recomputes replaces the front of a file in memory.
+    const bool in_memory = engine.front != nullptr || output_.is_stdout();
+    FetchDecoder decoder(
+        reader, {has_deadline ? 1 : directory.levels, arguments_.threads, arguments_.profile, arguments_.model},
+        in_memory ? nullptr : &output_);
     FetchOptions options = options_for(reader, decoder, progress);
+    const double reserve_s = write_reserve_s(reader, in_memory, engine.front != nullptr);
+    options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.engine = engine.front.get();
     options.cache = remote ? cache_.get() : nullptr;
     options.part = part.get();
-    const std::string folder = default_cache_folder();
-    if (remote) options.memory = load_throughput(folder, source.origin()).value_or(ThroughputMemory{});
+    if (remote) options.memory = load_throughput(default_cache_folder(), source.origin()).value_or(ThroughputMemory{});
     auto report = fetch_archive(source, reader, archive, held, options);
     progress.clear();
     if (!report.ok()) {
@@ -154,10 +170,13 @@ class FetchRun {
     if (report->replaced) return replaced(source);
     Fetched fetched;
     engine.front.reset();  // waits for what the engine is still at: it has one slot
-    KVPACK_ASSIGN_OR_RETURN(fetched.file, decoder.finish());
+    KVPACK_RETURN_IF_ERROR(decoder.finish());
+    fetched.file = decoder.take_file();
+    fetched.output_bytes = decoder.file_bytes();
     if (const uint32_t tokens = recomputed_tokens(*report, reader); tokens > 0) {
       KVPACK_ASSIGN_OR_RETURN(Bytes state, engine.server->export_kv());
-      KVPACK_ASSIGN_OR_RETURN(fetched.file, graft_front(std::move(fetched.file), std::move(state), tokens));
+      KVPACK_ASSIGN_OR_RETURN(fetched.file, graft_front(std::move(*fetched.file), std::move(state), tokens));
+      fetched.output_bytes = fetched.file->size();
     }
     fetched.name = source.name();
     fetched.archive_bytes = source.size();
@@ -166,11 +185,9 @@ class FetchRun {
     fetched.decode_busy_s = decoder.busy_s();
     fetched.notes = report->notes;
     fetched.notes.insert(fetched.notes.end(), decoder.notes().begin(), decoder.notes().end());
-    // A slower start next time is all that a failure costs.
-    if (remote && !save_throughput(folder, source.origin(), report->memory).ok()) fetched.notes.clear();
-    if (cache_ != nullptr) static_cast<void>(cache_->clean_up().ok());
     fetched.report = std::move(*report);
     part_ = std::move(part);
+    origin_ = remote ? source.origin() : "";
     return fetched;
   }
 
@@ -180,8 +197,6 @@ class FetchRun {
     options.goal.deadline_s = arguments_.ttft_s.value_or(kNoDeadline);
     options.goal.last_prefill_s = arguments_.last_prefill_s.value_or(0);
     options.goal.recompute = recompute_mode(arguments_.recompute);
-    const double reserve_s = write_reserve_s(reader);
-    options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.on_open = [&decoder] { decoder.open(); };
     options.on_chunk = [&decoder](uint32_t chunk, uint32_t levels) { decoder.offer(chunk, levels); };
     const ProgressFn show = progress.callback();
@@ -210,12 +225,12 @@ class FetchRun {
   }
 
   const FetchArguments& arguments_;
+  OutputFile& output_;
   const Console& console_;
   const NetTime start_;
   std::unique_ptr<ChunkCache> cache_;
-
- public:
-  std::unique_ptr<PartFile> part_;  // of a fetch that succeeded: to be removed once the file is there
+  std::unique_ptr<PartFile> part_;  // of a fetch that succeeded
+  std::string origin_;              // of it, if it is a host
 };
 
 bool complete(const Fetched& fetched) {
@@ -237,7 +252,7 @@ void print_json_lines(const FetchArguments& arguments, const Fetched& fetched, d
       {"event", "done"},
       {"input", fetched.name},
       {"output", arguments.output},
-      {"output_bytes", fetched.file.size()},
+      {"output_bytes", fetched.output_bytes},
       {"archive_bytes", fetched.archive_bytes},
       {"seconds", {{"total", total_s}, {"loaded", report.loaded_s}, {"decode", fetched.decode_busy_s}}},
       {"deadline_s", arguments.ttft_s ? nlohmann::ordered_json(*arguments.ttft_s) : nlohmann::ordered_json()},
@@ -254,7 +269,7 @@ void print_report(const FetchArguments& arguments, const Fetched& fetched, doubl
                   const Console& console) {
   const FetchReport& report = fetched.report;
   console.print(console.bold(printable(arguments.output == "-" ? "standard output" : arguments.output)) +
-                fmt::format(": {} bytes from {}\n", grouped(fetched.file.size()), printable(fetched.name)));
+                fmt::format(": {} bytes from {}\n", grouped(fetched.output_bytes), printable(fetched.name)));
   std::string sources =
       fmt::format("{} in {} requests", short_bytes(static_cast<double>(report.network_bytes)), fetched.requests);
   if (report.cached_bytes > 0)
@@ -314,7 +329,8 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
   verb.add_flag("--json", arguments.json, "print JSON Lines: one per chunk, then a summary");
   declare_net_options(verb, arguments.net);
   verb.footer(
-      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there.\n"
+      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there. OUTPUT appears whole or not at\n"
+      "all, whatever kills the process; with --ttft nobody waits for the disk, so a power cut soon after may halve it.\n"
       "Exit code: 3 if the file came after the deadline, or without something that time would have allowed.\n\n"
       "Examples:\n"
       "  kvpack fetch https://host/ctx.kvp -o slot.bin\n"
@@ -328,13 +344,13 @@ Result<int> run_fetch(const FetchArguments& arguments, Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const auto output,
                           OutputFile::prepare(arguments.output, arguments.overwrite, {arguments.input}));
   if (output->is_stdout()) console.send_reports_to_stderr();
-  FetchRun run(arguments, console, start);
+  FetchRun run(arguments, *output, console, start);
   KVPACK_ASSIGN_OR_RETURN(const Fetched fetched, fetch_or_restart(run, console));
-  KVPACK_RETURN_IF_ERROR(output->write(fetched.file));
-  // A first token does not wait for a disk (nobody knows for how long), and what a power cut takes can be fetched again.
+  if (fetched.file) KVPACK_RETURN_IF_ERROR(output->write(*fetched.file));
+  // A first token does not wait for a disk (nobody knows for how long), and what a power cut takes can be fetched
+  // again.
   KVPACK_RETURN_IF_ERROR(output->commit(!arguments.ttft_s));
   const double total_s = watch.seconds();
-  if (run.part_) run.part_->remove();
   const bool late = arguments.ttft_s && total_s + arguments.last_prefill_s.value_or(0) > *arguments.ttft_s;
   for (const std::string& note : fetched.notes) console.note(note);
   if (arguments.json) {
@@ -342,6 +358,7 @@ Result<int> run_fetch(const FetchArguments& arguments, Console& console) {
   } else if (!console.quiet()) {
     print_report(arguments, fetched, total_s, late, console);
   }
+  run.clean_up(fetched.report);
   return int{late || fetched.report.degraded ? kExitLate : kExitOk};
 }
 

@@ -81,8 +81,8 @@ class AtomicFile : public ByteSink, public PlacedSink {
   Status write(ByteSpan bytes) override;
   Status set_size(uint64_t bytes) override;
   Status write_at(uint64_t offset, ByteSpan bytes) override;
-  // `survives_power_cut`: wait until the disk has it. Without, a killed process still leaves the whole file or none, but
-  // a power cut soon after may leave less.
+  // `survives_power_cut`: wait until the disk has it. Without, a killed process still leaves the whole file or none,
+  // but a power cut soon after may leave less.
   Status commit(bool survives_power_cut = true);
 
  private:
@@ -94,6 +94,7 @@ class AtomicFile : public ByteSink, public PlacedSink {
   int signal_slot_ = -1;  // in the table that remove_temporary_files_on_signal() reads
   bool overwrite_ = false;
   std::atomic<bool> failed_ = false;
+  std::atomic<uint64_t> written_at_ = 0;  // bytes, by write_at()
 };
 
 // From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary
