@@ -238,9 +238,9 @@ TEST_CASE("planner: the engine does not begin what the link brings sooner, and s
   state.held[3] = state.requested[3] = 0;
   CHECK_FALSE(engine_chunk_pays(costs, goal, link, state));
   // Sections that have to come anyway: the link needs longer than the engine now.
-  CHECK(make_plan(costs, goal, known_link(1500), state).base_is_safe);
-  state.sections_missing_bytes = 20'000;
-  CHECK_FALSE(make_plan(costs, goal, known_link(1500), state).base_is_safe);
+  CHECK(make_plan(costs, goal, known_link(2500), state).base_is_safe);
+  state.sections_missing_bytes = 40'000;
+  CHECK_FALSE(make_plan(costs, goal, known_link(2500), state).base_is_safe);
   CHECK(engine_chunk_pays(costs, goal, link, state));
   // An idle engine computes what it can finish.
   goal.recompute = RecomputeMode::kAlways;
