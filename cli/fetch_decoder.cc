@@ -23,13 +23,10 @@ uint64_t values_of(const ArchiveReader& reader, uint32_t chunk) {
 
 }  // namespace
 
-FetchDecoder::FetchDecoder(const ArchiveReader& reader, uint32_t worth_levels, unsigned threads, std::string profile,
-                           std::string model)
+FetchDecoder::FetchDecoder(const ArchiveReader& reader, uint32_t worth_levels, DecodeArguments decoding)
     : reader_(reader),
       worth_levels_(worth_levels),
-      threads_(threads),
-      profile_(std::move(profile)),
-      model_(std::move(model)),
+      decoding_(std::move(decoding)),
       offered_(reader.directory().chunks.size()),
       decoded_(reader.directory().chunks.size()) {}
 
@@ -78,12 +75,11 @@ Result<Bytes> FetchDecoder::finish() {
 
 Result<Bytes> FetchDecoder::decode() {
   KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader_));
-  KVPACK_ASSIGN_OR_RETURN(DecodePlan plan, plan_decode(DecodeArguments{}, reader_, identity));
+  KVPACK_ASSIGN_OR_RETURN(DecodePlan plan, plan_decode(decoding_, reader_, identity));
   notes_ = plan.notes;
   KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
-                          find_profile_for_archive(profile_, model_, reader_, identity));
+                          find_profile_for_archive(decoding_.profile, decoding_.model, reader_, identity));
   if (profile) plan.options.profile = &profile->profile;
-  plan.options.threads = threads_;
   Stopwatch watch;
   std::optional<DecodeStep> under_way;
   plan.options.next_step = [&]() -> std::optional<DecodeStep> {

@@ -20,9 +20,8 @@ namespace kvpack::cli {
 class FetchDecoder {
  public:
   // `reader` reads from what has been fetched. Chunks below `worth_levels` levels wait until finish().
-  // `profile`, `model`: as for decode.
-  FetchDecoder(const ArchiveReader& reader, uint32_t worth_levels, unsigned threads, std::string profile,
-               std::string model);
+  // `decoding`: as for decode; of input and output it says nothing.
+  FetchDecoder(const ArchiveReader& reader, uint32_t worth_levels, DecodeArguments decoding);
   ~FetchDecoder();
 
   // All sections can be read: begin.
@@ -42,9 +41,7 @@ class FetchDecoder {
 
   const ArchiveReader& reader_;
   const uint32_t worth_levels_;
-  const unsigned threads_;
-  const std::string profile_;
-  const std::string model_;
+  const DecodeArguments decoding_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<uint32_t> offered_;  // [chunk] levels

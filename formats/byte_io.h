@@ -81,8 +81,8 @@ class AtomicFile : public ByteSink, public PlacedSink {
   Status write(ByteSpan bytes) override;
   Status set_size(uint64_t bytes) override;
   Status write_at(uint64_t offset, ByteSpan bytes) override;
-  // `survives_power_cut`: wait until the disk has it. Without, a killed process still leaves the whole file or none, but
-  // a power cut soon after may leave less.
+  // `survives_power_cut`: wait until the disk has it. Without, a killed process still leaves the whole file or none,
+  // but a power cut soon after may leave less.
   Status commit(bool survives_power_cut = true);
 
  private:
@@ -96,9 +96,23 @@ class AtomicFile : public ByteSink, public PlacedSink {
   std::atomic<bool> failed_ = false;
 };
 
+// A file name that somebody else writes or reads for a while: whatever is there is removed with this object.
+class ScratchPath {
+ public:
+  explicit ScratchPath(std::string path);
+  ~ScratchPath();
+  ScratchPath(const ScratchPath&) = delete;
+  ScratchPath& operator=(const ScratchPath&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+  const int signal_slot_;
+};
+
 // From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary
-// files of all AtomicFiles (the first 64 open at a time) before they end the process as they would have. A signal that
-// is ignored (nohup) stays ignored. Call once, from main.
+// files of all AtomicFiles and ScratchPaths (the first 64 at a time) before they end the process as they would have. A
+// signal that is ignored (nohup) stays ignored. Call once, from main.
 void remove_temporary_files_on_signal();
 
 }  // namespace kvpack
