@@ -105,6 +105,8 @@ Result<int> run_decode(const DecodeArguments& arguments, Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
                           find_profile_for_archive(arguments.profile, arguments.model, reader, *identity));
   if (profile) plan.options.profile = &profile->profile;
+  const bool everything = arguments.tokens.empty() && arguments.layers.empty();
+  if (everything) input->read_ahead_to_decode(plan.options.level.value_or(reader.directory().levels - 1) + 1);
   Stopwatch watch;
   DecodeTimes times;
   Progress progress(console, "decoding", identity->source_bytes);

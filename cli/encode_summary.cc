@@ -56,8 +56,9 @@ void print_summary(const EncodeSummary& summary, const Console& console) {
   const std::string in = summary.arguments.input == "-" ? "standard input" : summary.arguments.input;
   std::vector<std::pair<std::string, std::string>> fields = {
       {"input", fmt::format("{}: {}", in, summary.file.description)},
-      {"values", fmt::format("{} ({} as stored), largest error {}", grouped(report.values),
-                             short_bytes(static_cast<double>(report.value_bytes)), short_error(report.max_error))}};
+      {"values",
+       fmt::format("{} ({} as stored){}", grouped(report.values), short_bytes(static_cast<double>(report.value_bytes)),
+                   report.max_error ? ", largest error " + short_error(*report.max_error) : "")}};
   if (const std::string details = details_of(report); !details.empty()) fields.emplace_back("kept", details);
   fields.emplace_back("time", times_text(summary));
   for (const std::string& note : summary.notes) fields.emplace_back("note", note);
@@ -87,7 +88,6 @@ nlohmann::ordered_json json_of(const EncodeSummary& summary) {
       {"bits_per_value", report.bits_per_value},
       {"values", report.values},
       {"value_bytes", report.value_bytes},
-      {"max_error", report.max_error},
       {"sink_tokens", report.sinks},
       {"non_finite_values", report.non_finite},
       {"raw_tiles", report.raw_tiles},
@@ -99,6 +99,7 @@ nlohmann::ordered_json json_of(const EncodeSummary& summary) {
         {"write", summary.times.write_seconds}}},
       {"notes", summary.notes},
   };
+  if (report.max_error) json["max_error"] = *report.max_error;
   for (const LevelReport& level : report.levels) {
     json["levels"].push_back({{"bytes", level.bytes},
                               {"cumulative_bytes", level.cumulative_bytes},

@@ -23,7 +23,7 @@ void print_report(const FetchArguments& arguments, const Fetched& fetched, doubl
                   const Console& console) {
   const FetchReport& report = fetched.report;
   console.print(console.bold(printable(arguments.output == "-" ? "standard output" : arguments.output)) +
-                fmt::format(": {} bytes from {}\n", grouped(fetched.file.size()), printable(fetched.name)));
+                fmt::format(": {} bytes from {}\n", grouped(fetched.output_bytes), printable(fetched.name)));
   std::string time = time_of_fetch(fetched, total_s);
   if (arguments.ttft_s)
     time += late ? ", late" : fmt::format(", {} before the deadline", short_duration(*arguments.ttft_s - total_s));
@@ -65,7 +65,9 @@ void declare_fetch(CLI::App& verb, FetchArguments& arguments) {
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing file");
   verb.add_flag("--json", arguments.json, "print JSON Lines: one per chunk, then a summary");
   verb.footer(
-      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there.\n"
+      "An interrupted fetch leaves OUTPUT.part; the same command goes on from there. OUTPUT appears whole or not at\n"
+      "all, whatever kills the process; with --ttft nobody waits for the disk, so a power cut soon after may halve "
+      "it.\n"
       "Exit code: 3 if the file came after the deadline, or without something that time would have allowed.\n\n"
       "Examples:\n"
       "  kvpack fetch https://host/ctx.kvp -o slot.bin\n"
@@ -91,16 +93,15 @@ Result<int> run_fetch(const FetchArguments& arguments, Console& console) {
   if (arguments.engine.given()) {
     KVPACK_ASSIGN_OR_RETURN(engine, open_engine(arguments.engine));
   }
-  KVPACK_ASSIGN_OR_RETURN(const Fetched fetched, fetch_context(arguments, console, start, engine.get(),
-                                                               [&](const ArchiveReader&) -> Result<DecodeArguments> {
-                                                                 return decoding_of(arguments);
-                                                               }));
-  KVPACK_RETURN_IF_ERROR(output->write(fetched.file));
+  KVPACK_ASSIGN_OR_RETURN(Fetched fetched, fetch_context(arguments, output.get(), console, start, engine.get(),
+                                                         [&](const ArchiveReader&) -> Result<DecodeArguments> {
+                                                           return decoding_of(arguments);
+                                                         }));
+  if (fetched.file) KVPACK_RETURN_IF_ERROR(output->write(*fetched.file));
   // A first token does not wait for a disk (nobody knows for how long), and what a power cut takes can be fetched
   // again.
   KVPACK_RETURN_IF_ERROR(output->commit(!arguments.ttft_s));
   const double total_s = watch.seconds();
-  if (fetched.part) fetched.part->remove();
   const bool late = arguments.ttft_s && total_s + arguments.last_prefill_s.value_or(0) > *arguments.ttft_s;
   for (const std::string& note : fetched.notes) console.note(note);
   if (arguments.json) {
@@ -108,6 +109,7 @@ Result<int> run_fetch(const FetchArguments& arguments, Console& console) {
   } else if (!console.quiet()) {
     print_report(arguments, fetched, total_s, late, console);
   }
+  fetched.clean_up();
   return int{late || fetched.report.degraded ? kExitLate : kExitOk};
 }
 

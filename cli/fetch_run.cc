@@ -19,9 +19,11 @@ namespace kvpack::cli {
 namespace {
 
 constexpr double kDefaultCacheBytes = 10e9;
-// Of writing the file, which a deadline has to leave time for. (No sync: the page cache takes it.)
+// For the file to appear once its last part is decoded, and for the process to end; a deadline has to leave it.
+constexpr double kCommitS = 0.08;
+// Of a file that is made in memory first. (No sync: the page cache takes it.) As much again where an engine's state is
+// saved, read and put before the rest.
 constexpr double kWriteBytesPerS = 400e6;
-constexpr double kWriteLatencyS = 0.08;
 // Of an engine that has not computed anything yet and whose speed was not given: careful.
 constexpr double kAssumedTokensPerS = 200;
 
@@ -31,15 +33,16 @@ std::unique_ptr<ChunkCache> cache_of(const FetchArguments& arguments) {
                                       static_cast<uint64_t>(arguments.cache_bytes.value_or(kDefaultCacheBytes)));
 }
 
-double write_reserve_s(const ArchiveReader& reader) {
-  return kWriteLatencyS + static_cast<double>(context_costs(reader.directory()).raw_bytes) / kWriteBytesPerS;
+double write_reserve_s(const ArchiveReader& reader, bool in_memory, bool with_engine) {
+  const auto raw_bytes = static_cast<double>(context_costs(reader.directory()).raw_bytes);
+  return kCommitS + ((in_memory ? 1 : 0) + (with_engine ? 1 : 0)) * raw_bytes / kWriteBytesPerS;
 }
 
 // The thread that recomputes the front; null if it cannot be.
 Result<std::unique_ptr<EngineFront>> front_of(LlamaServer* engine, const FetchArguments& arguments,
                                               const ArchiveReader& reader) {
   std::unique_ptr<EngineFront> none;
-  if (engine == nullptr) return none;
+  if (engine == nullptr || arguments.recompute == "never") return none;
   // Positions must be the tokens' indices, or the front is not a prompt.
   auto tokens = read_tokens(reader);
   const auto& sets = reader.shape().token_sets;
@@ -65,14 +68,14 @@ uint32_t recomputed_tokens(const FetchReport& report, const ArchiveReader& reade
 
 class FetchRun {
  public:
-  FetchRun(const FetchArguments& arguments, const Console& console, NetTime start, LlamaServer* engine,
-           const PlanDecoding& plan_decoding)
+  FetchRun(const FetchArguments& arguments, OutputFile* output, const Console& console, NetTime start,
+           LlamaServer* engine, const PlanDecoding& plan_decoding)
       : arguments_(arguments),
+        output_(output),
         console_(console),
         start_(start),
         engine_(engine),
-        plan_decoding_(plan_decoding),
-        cache_(cache_of(arguments)) {}
+        plan_decoding_(plan_decoding) {}
 
   // Errors: the source's, the archive's. A replaced archive: report.replaced, and no file.
   Result<Fetched> run() {
@@ -115,15 +118,20 @@ class FetchRun {
       KVPACK_ASSIGN_OR_RETURN(part, PartFile::open(arguments_.output + ".part", reader.archive_id(), directory, found));
     }
     const bool has_deadline = arguments_.ttft_s.has_value();
-    FetchDecoder decoder(reader, has_deadline ? 1 : directory.levels, std::move(decoding));
     Progress progress(console_, "fetching", context_costs(directory).total_bytes());
     KVPACK_ASSIGN_OR_RETURN(std::unique_ptr<EngineFront> front, front_of(engine_, arguments_, reader));
+    // What the engine recomputes replaces the front of a file in memory.
+    const bool in_memory = front != nullptr || output_ == nullptr || output_->is_stdout();
+    FetchDecoder decoder(reader, {has_deadline ? 1 : directory.levels, std::move(decoding)},
+                         in_memory ? nullptr : output_);
     FetchOptions options = options_for(reader, decoder, progress);
+    const double reserve_s = write_reserve_s(reader, in_memory, front != nullptr);
+    options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.engine = front.get();
-    options.cache = remote ? cache_.get() : nullptr;
+    std::unique_ptr<ChunkCache> cache = remote ? cache_of(arguments_) : nullptr;
+    options.cache = cache.get();
     options.part = part.get();
-    const std::string folder = default_cache_folder();
-    if (remote) options.memory = load_throughput(folder, source.origin()).value_or(ThroughputMemory{});
+    if (remote) options.memory = load_throughput(default_cache_folder(), source.origin()).value_or(ThroughputMemory{});
     auto report = fetch_archive(source, reader, archive, held, options);
     progress.clear();
     if (!report.ok()) {
@@ -133,10 +141,13 @@ class FetchRun {
     if (report->replaced) return replaced(source);
     Fetched fetched;
     front.reset();  // waits for what the engine is still at: it has one slot
-    KVPACK_ASSIGN_OR_RETURN(fetched.file, decoder.finish());
+    KVPACK_RETURN_IF_ERROR(decoder.finish());
+    fetched.file = decoder.take_file();
+    fetched.output_bytes = decoder.file_bytes();
     if (const uint32_t tokens = recomputed_tokens(*report, reader); tokens > 0) {
       KVPACK_ASSIGN_OR_RETURN(auto state, engine_->export_kv());
-      KVPACK_ASSIGN_OR_RETURN(fetched.file, graft_front(std::move(fetched.file), std::move(state), tokens));
+      KVPACK_ASSIGN_OR_RETURN(fetched.file, graft_front(std::move(*fetched.file), std::move(state), tokens));
+      fetched.output_bytes = fetched.file->size();
     }
     fetched.name = source.name();
     fetched.archive_bytes = source.size();
@@ -145,11 +156,10 @@ class FetchRun {
     fetched.decode_busy_s = decoder.busy_s();
     fetched.notes = report->notes;
     fetched.notes.insert(fetched.notes.end(), decoder.notes().begin(), decoder.notes().end());
-    // A slower start next time is all that a failure costs.
-    if (remote && !save_throughput(folder, source.origin(), report->memory).ok()) fetched.notes.clear();
-    if (cache_ != nullptr) static_cast<void>(cache_->clean_up().ok());
     fetched.report = std::move(*report);
     fetched.part = std::move(part);
+    fetched.cache = std::move(cache);
+    fetched.origin = remote ? source.origin() : "";
     return fetched;
   }
 
@@ -159,8 +169,6 @@ class FetchRun {
     options.goal.deadline_s = arguments_.ttft_s.value_or(kNoDeadline);
     options.goal.last_prefill_s = arguments_.last_prefill_s.value_or(0);
     options.goal.recompute = recompute_mode(arguments_.recompute);
-    const double reserve_s = write_reserve_s(reader);
-    options.backlog_s = [&decoder, reserve_s] { return decoder.backlog_s() + reserve_s; };
     options.on_open = [&decoder] { decoder.open(); };
     options.on_chunk = [&decoder](uint32_t chunk, uint32_t levels) { decoder.offer(chunk, levels); };
     const ProgressFn show = progress.callback();
@@ -189,11 +197,11 @@ class FetchRun {
   }
 
   const FetchArguments& arguments_;
+  OutputFile* const output_;
   const Console& console_;
   const NetTime start_;
   LlamaServer* const engine_;
   const PlanDecoding& plan_decoding_;
-  std::unique_ptr<ChunkCache> cache_;
 };
 
 }  // namespace
@@ -204,9 +212,16 @@ bool Fetched::complete() const {
   });
 }
 
-Result<Fetched> fetch_context(const FetchArguments& arguments, const Console& console, NetTime start,
-                              LlamaServer* engine, const PlanDecoding& plan_decoding) {
-  FetchRun run(arguments, console, start, engine, plan_decoding);
+void Fetched::clean_up() {
+  if (part) part->remove();
+  // A slower start next time is all that a failure costs.
+  if (!origin.empty()) static_cast<void>(save_throughput(default_cache_folder(), origin, report.memory).ok());
+  if (cache) static_cast<void>(cache->clean_up().ok());
+}
+
+Result<Fetched> fetch_context(const FetchArguments& arguments, OutputFile* output, const Console& console,
+                              NetTime start, LlamaServer* engine, const PlanDecoding& plan_decoding) {
+  FetchRun run(arguments, output, console, start, engine, plan_decoding);
   KVPACK_ASSIGN_OR_RETURN(Fetched fetched, run.run());
   if (!fetched.report.replaced) return fetched;
   console.note(printable(fetched.name) + ": was replaced while it was fetched; starting over");
@@ -226,7 +241,7 @@ void print_fetch_json(const FetchArguments& arguments, const Fetched& fetched, d
   nlohmann::ordered_json done = {
       {"event", "done"},
       {"input", fetched.name},
-      {"output_bytes", fetched.file.size()},
+      {"output_bytes", fetched.output_bytes},
       {"archive_bytes", fetched.archive_bytes},
       {"seconds", {{"total", total_s}, {"loaded", report.loaded_s}, {"decode", fetched.decode_busy_s}}},
       {"deadline_s", arguments.ttft_s ? nlohmann::ordered_json(*arguments.ttft_s) : nlohmann::ordered_json()},

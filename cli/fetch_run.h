@@ -4,12 +4,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/console.h"
 #include "cli/decode.h"
 #include "cli/fetch.h"
+#include "cli/output_file.h"
 #include "net/engine/llama_server.h"
 #include "net/fetcher.h"
 
@@ -17,26 +19,32 @@ namespace kvpack::cli {
 
 struct Fetched {
   FetchReport report;
-  Bytes file;
-  std::string name;  // of the source, for messages
+  std::optional<Bytes> file;  // if it is not in the output already
+  std::string name;           // of the source, for messages
+  uint64_t output_bytes = 0;
   uint64_t archive_bytes = 0;
   uint64_t requests = 0;
   uint32_t levels = 0;
   double decode_busy_s = 0;
   std::vector<std::string> notes;
-  std::unique_ptr<PartFile> part;  // to be removed once the file has arrived where it is wanted; may be null
+  std::unique_ptr<PartFile> part;     // may be null
+  std::unique_ptr<ChunkCache> cache;  // may be null
+  std::string origin;                 // "" if it is no host
 
   // Every chunk that was loaded has all of its levels.
   bool complete() const;
+  // What no first token has to wait for, once the file has arrived where it is wanted.
+  void clean_up();
 };
 
 // How the archive is to be decoded; asked as soon as it is open, before anything else is fetched. An error ends it.
 using PlanDecoding = std::function<Result<DecodeArguments>(const ArchiveReader&)>;
 
-// `engine`, which may be null, may recompute the front. An archive that is replaced meanwhile is begun again once.
-// Errors: the source's, the archive's, the engine's.
-Result<Fetched> fetch_context(const FetchArguments& arguments, const Console& console, NetTime start,
-                              LlamaServer* engine, const PlanDecoding& plan_decoding);
+// `output`: written to while more arrives, not committed; null: the file is made in memory. `engine`, which may be
+// null, may recompute the front. An archive that is replaced meanwhile is begun again once. Errors: the source's, the
+// archive's, the engine's.
+Result<Fetched> fetch_context(const FetchArguments& arguments, OutputFile* output, const Console& console,
+                              NetTime start, LlamaServer* engine, const PlanDecoding& plan_decoding);
 
 // How the time is told in reports: "0.812 s (loaded after ..., decoder busy for ...)".
 std::string time_of_fetch(const Fetched& fetched, double total_s);

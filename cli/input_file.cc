@@ -51,7 +51,9 @@ Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path
     input->source_ = std::make_unique<FileBytesSource>(std::move(bytes), "standard input");
   } else if (is_http_url(path) || is_s3_url(path) || is_file_url(path)) {
     KVPACK_ASSIGN_OR_RETURN(input->remote_, open_range_source(path, options));
-    input->source_ = std::make_unique<RangeByteSource>(*input->remote_);
+    auto ahead = std::make_unique<ReadAheadSource>(*input->remote_);
+    input->ahead_ = ahead.get();
+    input->source_ = std::move(ahead);
   } else {
     auto source = open_file_source(path);
     if (!source.ok()) return about_file(source.error(), path);
@@ -61,6 +63,14 @@ Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path
   if (!reader.ok()) return about_file(reader.error(), path);
   input->reader_ = std::make_unique<ArchiveReader>(std::move(reader).value());
   return input;
+}
+
+void ArchiveInput::read_ahead_to_decode(uint32_t levels) {
+  if (ahead_ != nullptr) ahead_->begin(ranges_in_decoding_order(reader_->directory(), levels), false);
+}
+
+void ArchiveInput::read_ahead_all() {
+  if (ahead_ != nullptr) ahead_->begin(ranges_in_file_order(remote_->head().size(), remote_->size()), true);
 }
 
 Result<std::unique_ptr<ArchiveInput>> ArchiveInput::open(const std::string& path) {

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "codec/archive_codec.h"
-#include "net/range_source.h"
+#include "net/read_ahead.h"
 
 namespace kvpack::cli {
 
@@ -26,9 +26,14 @@ class ArchiveInput {
   // For verbs without network options: what the environment says ($KVPACK_TOKEN, $AWS_..., netrc).
   static Result<std::unique_ptr<ArchiveInput>> open(const std::string& path);
   const ArchiveReader& reader() const { return *reader_; }
+  // Of a URL: several ranges on their way from now on, in the order of a decode of all chunks up to `levels` levels, or
+  // of the file, which stays in memory then and may be read twice. Nothing for what is here already. Once.
+  void read_ahead_to_decode(uint32_t levels);
+  void read_ahead_all();
 
  private:
   std::unique_ptr<RangeSource> remote_;
+  ReadAheadSource* ahead_ = nullptr;  // source_, if it is remote
   std::unique_ptr<ByteSource> source_;
   std::unique_ptr<ArchiveReader> reader_;
 };

@@ -42,6 +42,7 @@ Result<Fetched> read_from_stdin(const FetchArguments& arguments, const PlanDecod
   if (profile) plan.options.profile = &profile->profile;
   Fetched fetched;
   KVPACK_ASSIGN_OR_RETURN(fetched.file, decode_file(reader, identity, plan));
+  fetched.output_bytes = fetched.file->size();
   fetched.name = "standard input";
   fetched.archive_bytes = reader.file_bytes();
   fetched.levels = reader.directory().levels;
@@ -107,7 +108,7 @@ void print_report(const LoadArguments& arguments, const Fetched& fetched, const 
   print_fields(console, {{"chunks", summary_of_actions(fetched.report.actions)},
                          {"fetched", sources_of_fetch(fetched)},
                          {"time", time_of_fetch(fetched, total_s)},
-                         {"restored", fmt::format("{} in {}", short_bytes(static_cast<double>(fetched.file.size())),
+                         {"restored", fmt::format("{} in {}", short_bytes(static_cast<double>(fetched.output_bytes)),
                                                   short_duration(restored.restore_s))},
                          {"prompt", reuse}});
   if (arguments.fetch.explain) print_actions(console, fetched.report.actions);
@@ -159,11 +160,11 @@ Result<int> run_load(const LoadArguments& arguments, Console& console) {
                            decoding_of(arguments.fetch)));
     return target.decoding;
   };
-  KVPACK_ASSIGN_OR_RETURN(const Fetched fetched,
+  KVPACK_ASSIGN_OR_RETURN(Fetched fetched,
                           arguments.fetch.input == "-"
                               ? read_from_stdin(arguments.fetch, plan_decoding)
-                              : fetch_context(arguments.fetch, console, start, engine.get(), plan_decoding));
-  KVPACK_ASSIGN_OR_RETURN(const Restored restored, hand_over(*engine, target, fetched.file, rest));
+                              : fetch_context(arguments.fetch, nullptr, console, start, engine.get(), plan_decoding));
+  KVPACK_ASSIGN_OR_RETURN(const Restored restored, hand_over(*engine, target, *fetched.file, rest));
   const double total_s = watch.seconds();
   const bool late = arguments.fetch.ttft_s && total_s > *arguments.fetch.ttft_s;
   for (const std::string& note : target.notes) console.note(note);
@@ -173,6 +174,7 @@ Result<int> run_load(const LoadArguments& arguments, Console& console) {
   } else if (!console.quiet()) {
     print_report(arguments, fetched, *engine, target, restored, total_s, console);
   }
+  fetched.clean_up();
   return int{late || fetched.report.degraded ? kExitLate : kExitOk};
 }
 

@@ -36,6 +36,7 @@ Result<Checked> verify_archive(const std::string& path, const VerifyArguments& a
                                const Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path, net));
   const ArchiveReader& reader = input->reader();
+  input->read_ahead_all();
   KVPACK_RETURN_IF_ERROR(reader.verify());
   KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
   if (!arguments.fast) {

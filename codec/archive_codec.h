@@ -48,6 +48,9 @@ struct EncodeOptions {
   std::vector<std::vector<float>> token_weights;
   // [token set] the attention sinks, ascending, if they are known; empty: found by their norms.
   std::vector<std::vector<uint32_t>> sinks;
+  // Compares every value with what decoding gives, not a fourth of them: EncodeReport::max_error is known, and the
+  // errors told are exact. For a largest error as target it always does.
+  bool measure_all = false;
   bool hadamard_rotated = true;  // what KvReadOptions said; recorded
   std::string text;              // the prompt, stored when not empty
   std::string creator;           // "kvpack 0.1.0"
@@ -61,7 +64,8 @@ struct LevelReport {
   uint64_t bytes = 0;             // this level's blocks, their indices included
   uint64_t cumulative_bytes = 0;  // the archive up to and including this level (without the trailer's copy)
   double bits_per_value = 0;      // 8 x cumulative / values
-  // sqrt(squared error / squared values) over all finite values, of the very rows that decoding up to this level gives.
+  // sqrt(squared error / squared values) over all finite values, of the rows that decoding up to this level gives; from
+  // a sample of the tokens unless all were measured.
   double relative_error = 0;
 };
 
@@ -72,7 +76,7 @@ struct EncodeReport {
   uint64_t value_bytes = 0;   // as stored in the source
   double bits_per_value = 0;  // 8 x archive_bytes / values
   double ratio = 0;           // input_bytes / archive_bytes
-  double max_error = 0;
+  std::optional<double> max_error;  // of all values, if all were measured
   double squared_values = 0;  // sum of squares of all finite values
   uint64_t sinks = 0;         // tokens kept exactly
   uint64_t non_finite = 0;    // NaN and infinities kept exactly

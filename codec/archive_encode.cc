@@ -29,10 +29,11 @@ Result<std::optional<StepRule>> rule_for_target(const KvFile& file, const Encode
   target.largest_error = options.max_error;
   double smallest = 0;
   const auto trial = [&](const StepRule& rule, bool with_error) -> Result<Trial> {
-    KVPACK_ASSIGN_OR_RETURN(const ArchiveSizes sizes,
-                            encoder.encode(&rule, target_name(options), with_error, nullptr, report));
+    KVPACK_ASSIGN_OR_RETURN(
+        const ArchiveSizes sizes,
+        encoder.encode(&rule, target_name(options), with_error ? Measuring::kAll : Measuring::kNone, nullptr, report));
     ++report.passes;
-    const Trial result{static_cast<double>(sizes.bytes), report.max_error};
+    const Trial result{static_cast<double>(sizes.bytes), report.max_error.value_or(0)};
     smallest = smallest == 0 ? result.bytes : std::min(smallest, result.bytes);
     return result;
   };
@@ -81,8 +82,9 @@ Result<EncodeReport> encode_archive(const KvFile& file, const ModelFacts* facts,
   const std::string quality = !rule       ? std::string(quality_name(Quality::kLossless))
                               : searching ? target_name(options)
                                           : std::string(quality_name(options.quality));
+  const Measuring measuring = options.measure_all || options.max_error ? Measuring::kAll : Measuring::kSample;
   KVPACK_ASSIGN_OR_RETURN(const ArchiveSizes sizes,
-                          encoder.encode(rule ? &*rule : nullptr, quality, /*measure=*/true, &sink, report));
+                          encoder.encode(rule ? &*rule : nullptr, quality, measuring, &sink, report));
   report.sinks = encoder.sink_count();
   report_sizes(file, sizes, report);
   return report;

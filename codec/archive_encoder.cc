@@ -172,7 +172,7 @@ void ArchiveEncoder::choose_all(const StepRule* rule) {
   });
 }
 
-Status ArchiveEncoder::encode_layer(const LayerJob& job, bool measure, std::span<EncodedTile> tiles) const {
+Status ArchiveEncoder::encode_layer(const LayerJob& job, Measuring measuring, std::span<EncodedTile> tiles) const {
   const ChunkShape& chunk = chunks_[job.chunk];
   const auto& positions = shape_.token_sets[chunk.token_set].positions;
   std::vector<int8_t> key_classes;
@@ -190,10 +190,14 @@ Status ArchiveEncoder::encode_layer(const LayerJob& job, bool measure, std::span
         sinks.push_back(token - chunk.first_token);
     }
     const std::vector<int8_t> classes = classes_of_tile(p, chunk);
+    // A bound on single errors is met sooner without.
+    const bool diffuse = shape_.planes[p].side == Side::kValue && !options_.max_error;
+    const float feedback = diffuse ? kValueErrorFeedback : 0.0f;
     EncodedTile& tile = tiles[p - chunk.first_plane];
     KVPACK_ASSIGN_OR_RETURN(
         tile,
-        encode_tile(context, {file_.tensor.planes[p].view, forward_[p], chunk.first_token, sinks, classes}, measure));
+        encode_tile(context, {file_.tensor.planes[p].view, forward_[p], chunk.first_token, sinks, classes, feedback},
+                    measuring));
     if (shape_.planes[p].side == Side::kKey && tile.quantized) {
       key = p;
       key_classes = any_class(classes) ? classes : std::vector<int8_t>{};
@@ -250,8 +254,8 @@ Status ArchiveEncoder::set_sections(ArchiveWriter& writer, const std::string& qu
   return writer.set_section(SectionKind::kParameters, all.take());
 }
 
-Status ArchiveEncoder::encode_tiles(uint32_t levels, bool measure, const std::string& phase, ArchiveWriter& writer,
-                                    std::vector<std::vector<EncodedTile>>& tiles) {
+Status ArchiveEncoder::encode_tiles(uint32_t levels, Measuring measuring, const std::string& phase,
+                                    ArchiveWriter& writer, std::vector<std::vector<EncodedTile>>& tiles) {
   std::vector<LayerJob> jobs;
   for (uint32_t c = 0; c < chunks_.size(); ++c) {
     tiles.emplace_back(chunks_[c].planes);
@@ -262,9 +266,10 @@ Status ArchiveEncoder::encode_tiles(uint32_t levels, bool measure, const std::st
   const auto hand_over = [&](uint32_t chunk, uint32_t plane, EncodedTile& tile) -> Status {
     // A lossless plane in an archive of several levels (its step was out of range) has empty refinements.
     tile.levels.resize(levels);
-    if (measure) tile.distortion.resize(levels, tile.distortion.back());
+    if (measuring != Measuring::kNone) tile.distortion.resize(levels, tile.distortion.back());
     for (uint32_t level = 0; level < levels; ++level) {
-      const double distortion = measure ? std::min(tile.distortion[level].squared_error, 1e38) : 0;
+      const double distortion =
+          measuring != Measuring::kNone ? std::min(tile.distortion[level].squared_error, 1e38) : 0;
       KVPACK_RETURN_IF_ERROR(
           writer.add_tile(chunk, plane, level, std::move(tile.levels[level]), static_cast<float>(distortion)));
     }
@@ -277,7 +282,7 @@ Status ArchiveEncoder::encode_tiles(uint32_t levels, bool measure, const std::st
   parallel_for(jobs.size(), options_.threads, [&](uint64_t j) {
     if (failed) return;
     const uint32_t chunk = jobs[j].chunk;
-    statuses[j] = encode_layer(jobs[j], measure, tiles[chunk]);
+    statuses[j] = encode_layer(jobs[j], measuring, tiles[chunk]);
     for (const uint32_t p : jobs[j].planes) {
       const uint32_t in_chunk = p - chunks_[chunk].first_plane;
       if (statuses[j].ok()) statuses[j] = hand_over(chunk, in_chunk, tiles[chunk][in_chunk]);
@@ -291,7 +296,7 @@ Status ArchiveEncoder::encode_tiles(uint32_t levels, bool measure, const std::st
   return {};
 }
 
-Result<ArchiveSizes> ArchiveEncoder::encode(const StepRule* rule, const std::string& quality, bool measure,
+Result<ArchiveSizes> ArchiveEncoder::encode(const StepRule* rule, const std::string& quality, Measuring measuring,
                                             ByteSink* sink, EncodeReport& report) {
   choose_all(rule);
   const uint32_t levels = rule == nullptr ? 1 : rule->levels;
@@ -299,8 +304,8 @@ Result<ArchiveSizes> ArchiveEncoder::encode(const StepRule* rule, const std::str
                        options_.spill_folder);
   std::vector<std::vector<EncodedTile>> tiles;
   const std::string phase = report.passes > 1 ? fmt::format("encoding, pass {}", report.passes) : "encoding";
-  KVPACK_RETURN_IF_ERROR(encode_tiles(levels, measure, phase, writer, tiles));
-  report_tiles(tiles, levels, measure, report);
+  KVPACK_RETURN_IF_ERROR(encode_tiles(levels, measuring, phase, writer, tiles));
+  report_tiles(tiles, levels, measuring, report);
   KVPACK_RETURN_IF_ERROR(set_sections(writer, quality, report));
   MemorySink nowhere;
   return writer.finish(sink == nullptr ? nowhere : *sink);

@@ -28,7 +28,7 @@ class ArchiveEncoder {
   }
   // One whole encode; no rule: lossless. `quality` is the text for the identity section. With `sink` null only the
   // sizes are found out.
-  Result<ArchiveSizes> encode(const StepRule* rule, const std::string& quality, bool measure, ByteSink* sink,
+  Result<ArchiveSizes> encode(const StepRule* rule, const std::string& quality, Measuring measuring, ByteSink* sink,
                               EncodeReport& report);
 
  private:
@@ -48,10 +48,10 @@ class ArchiveEncoder {
     forward_[plane] = std::move(choice.forward);
   }
   // All tiles go to the writer; `tiles` [chunk][plane of the chunk] keep what there is to tell of them.
-  Status encode_tiles(uint32_t levels, bool measure, const std::string& phase, ArchiveWriter& writer,
+  Status encode_tiles(uint32_t levels, Measuring measuring, const std::string& phase, ArchiveWriter& writer,
                       std::vector<std::vector<EncodedTile>>& tiles);
   // Fills the job's planes in `tiles` [plane of the chunk].
-  Status encode_layer(const LayerJob& job, bool measure, std::span<EncodedTile> tiles) const;
+  Status encode_layer(const LayerJob& job, Measuring measuring, std::span<EncodedTile> tiles) const;
   const ProfilePlane* profile_of(uint32_t plane) const;
   void set_token_classes();
   // [kv_head][token of the chunk], or empty.

@@ -69,7 +69,8 @@ Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions&
   if (tensor.planes.empty()) {
     return invalid_argument("no token or layer of the archive lies in the ranges that were asked for");
   }
-  Bytes storage(total_bytes);
+  MutableByteSpan storage;
+  KVPACK_ASSIGN_OR_RETURN(tensor.storage, FileBytes::zeros(total_bytes, storage));
   std::vector<MutableKvView> views;
   for (size_t p = 0; p < shape.planes.size(); ++p) {
     if (plane_index[p] < 0) continue;
@@ -79,7 +80,6 @@ Result<KvTensor> decode_tensor(const ArchiveReader& reader, const DecodeOptions&
                                              plane.kv_heads, plane.head_dim));
     tensor.planes[static_cast<size_t>(plane_index[p])].view = views.back();
   }
-  tensor.storage = std::make_shared<const FileBytes>(std::move(storage));
 
   const auto tile_wanted = [&](const ChunkShape& chunk, const PlaneShape& plane) {
     if (!plane_wanted(plane)) return false;

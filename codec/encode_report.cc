@@ -6,11 +6,13 @@
 
 namespace kvpack {
 
-void report_tiles(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, bool measured,
+void report_tiles(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, Measuring measuring,
                   EncodeReport& report) {
   report.raw_tiles = 0;
   report.non_finite = 0;
-  report.max_error = 0;
+  report.max_error.reset();
+  double max_error = 0;
+  bool all_exact = true;
   report.levels.assign(levels, {});
   std::vector<double> squared_error(levels, 0.0);
   report.squared_values = 0;
@@ -19,11 +21,13 @@ void report_tiles(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t l
       report.raw_tiles += !tile.quantized && levels > 1;
       report.non_finite += tile.exact_values;
       report.squared_values += tile.squared_values;
-      if (!measured) continue;
+      all_exact = all_exact && !tile.quantized;
+      if (measuring == Measuring::kNone) continue;
       for (uint32_t level = 0; level < levels; ++level) squared_error[level] += tile.distortion[level].squared_error;
-      report.max_error = std::max(report.max_error, tile.distortion.back().max_error);
+      max_error = std::max(max_error, tile.distortion.back().max_error);
     }
   }
+  if (measuring == Measuring::kAll || all_exact) report.max_error = max_error;
   for (uint32_t level = 0; level < levels && report.squared_values > 0; ++level) {
     report.levels[level].relative_error = std::sqrt(squared_error[level] / report.squared_values);
   }

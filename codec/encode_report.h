@@ -10,9 +10,9 @@
 
 namespace kvpack {
 
-// Counts and errors of all tiles, [chunk][plane of the chunk], added up in that order. With `measured` their
-// distortions are of all `levels`.
-void report_tiles(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, bool measured,
+// Counts and errors of all tiles, [chunk][plane of the chunk], added up in that order. Unless nothing was measured,
+// their distortions are of all `levels`.
+void report_tiles(const std::vector<std::vector<EncodedTile>>& tiles, uint32_t levels, Measuring measuring,
                   EncodeReport& report);
 void report_sizes(const KvFile& file, const ArchiveSizes& sizes, EncodeReport& report);
 

@@ -131,7 +131,9 @@ Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape,
     choice = choose_parameters(stats, step_rule_of(options.quality), {}, options.transform, 0);
   }
   const TileContext context{shape, parameters, rope, positions, {}};
-  KVPACK_ASSIGN_OR_RETURN(EncodedTile tile, encode_tile(context, {plane.view, choice.forward, 0, sinks, {}}, false));
+  const float feedback = shape.side == Side::kValue ? kValueErrorFeedback : 0.0f;
+  KVPACK_ASSIGN_OR_RETURN(EncodedTile tile,
+                          encode_tile(context, {plane.view, choice.forward, 0, sinks, {}, feedback}, Measuring::kNone));
   ByteWriter out;
   write_plane_parameters(parameters, out);
   return EncodedPlane{out.take(), std::move(tile.levels)};

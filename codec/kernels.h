@@ -31,8 +31,9 @@ struct Kernels {
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 
-  // units [component][32] = q[component][32]
-  void (*units)(const int16_t* const* q, size_t components, float* units);
+  // units [kept][32] = q[live[kept[i]]][32]: the rows of q at `live`[count] as floats, all of them or, if `sparse`,
+  // those that are not all zero. Returns how many are kept.
+  size_t (*units)(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept);
   // rows [32][dim] = units [component][32] x weights[component][dim], components in order, times scale[32], plus mean
   // [dim]: one fused multiply-add each.
   void (*inverse_matrix)(const float* units, const float* const* weights, size_t components, size_t dim,

@@ -155,6 +155,11 @@ struct Isa {
     store(select_lanes(active, refined, parent), reinterpret_cast<uint16_t*>(q));
   }
 
+  static bool any_set(const int16_t* q) {
+    const State x = load(reinterpret_cast<const uint16_t*>(q));
+    const __m256i any = _mm256_or_si256(x.low, x.high);
+    return _mm256_testz_si256(any, any) == 0;
+  }
   static bool any_above(const int16_t* q, int16_t most) {
     const State x = load(q);
     const __m256i limit = _mm256_set1_epi16(most);

@@ -69,6 +69,10 @@ struct Isa {
     _mm512_storeu_si512(q, _mm512_mask_mov_epi16(parent, active, refined));
   }
 
+  static bool any_set(const int16_t* q) {
+    const __m512i x = _mm512_loadu_si512(q);
+    return _mm512_test_epi32_mask(x, x) != 0;
+  }
   static bool any_above(const int16_t* q, int16_t most) {
     return _mm512_cmpgt_epi16_mask(_mm512_loadu_si512(q), _mm512_set1_epi16(most)) != 0;
   }

@@ -166,6 +166,11 @@ struct Isa {
     store(select_lanes(active, refined, parent), q);
   }
 
+  static bool any_set(const int16_t* q) {
+    const int16x8_t a = vorrq_s16(vld1q_s16(q), vld1q_s16(q + 8));
+    const int16x8_t b = vorrq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));
+    return vmaxvq_u16(vreinterpretq_u16_s16(vorrq_s16(a, b))) != 0;
+  }
   static bool any_above(const int16_t* q, int16_t most) {
     const int16x8_t a = vmaxq_s16(vld1q_s16(q), vld1q_s16(q + 8));
     const int16x8_t b = vmaxq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));

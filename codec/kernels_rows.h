@@ -140,11 +140,16 @@ void hadamard(float* units, size_t dim, size_t block) {
   }
 }
 
-void units_of(const int16_t* const* q, size_t components, float* units) {
-  for (size_t c = 0; c < components; ++c, units += kLanes) {
-    const int16_t* values = q[c];
-    for (int lane = 0; lane < kLanes; ++lane) units[lane] = static_cast<float>(values[lane]);
+size_t units_of(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept) {
+  size_t n = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const int16_t* values = q + size_t{live[i]} * kLanes;
+    float* out = units + n * kLanes;
+    for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<float>(values[lane]);
+    kept[n] = static_cast<uint32_t>(i);
+    n += !sparse || Isa::any_set(values) ? 1 : 0;
   }
+  return n;
 }
 
 void rotate_adjacent(float* row, size_t pairs, const float* cosine, const float* sine) {

@@ -103,8 +103,15 @@ uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, ui
   return end;
 }
 
-void units_of(const int16_t* const* q, size_t components, float* units) {
-  for (size_t i = 0; i < components * kLanes; ++i) units[i] = static_cast<float>(q[i / kLanes][i % kLanes]);
+size_t units_of(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept) {
+  size_t n = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const int16_t* values = q + size_t{live[i]} * kLanes;
+    if (sparse && std::all_of(values, values + kLanes, [](int16_t value) { return value == 0; })) continue;
+    std::copy_n(values, kLanes, units + n * kLanes);
+    kept[n++] = static_cast<uint32_t>(i);
+  }
+  return n;
 }
 
 void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,

@@ -15,18 +15,19 @@
 namespace kvpack {
 namespace {
 
-const ComponentHistogram& histogram_of(const QuantizedTile& tile, uint32_t component) {
-  thread_local ComponentHistogram histogram;
-  histogram.clear();
+// In tiles of more tokens than this, classes are not fitted to the first group: it has a token class for nearly every
+// lane, which costs time to count, and 32 tokens change little.
+constexpr uint32_t kFitAll = 4 * kLanes;
+
+void add_slots(const QuantizedTile& tile, uint32_t component, uint32_t first, ComponentHistogram& histogram) {
   const auto values = tile.values(component);
   const std::vector<int8_t>& classes = tile.order[tile.head[component]].token_class;
-  for (uint32_t slot = 0; slot < tile.tokens;) {
+  for (uint32_t slot = first; slot < tile.tokens;) {
     uint32_t end = slot + 1;
     while (end < tile.tokens && classes[end] == classes[slot]) ++end;
     histogram.add(values.subspan(slot, end - slot), classes[slot]);
     slot = end;
   }
-  return histogram;
 }
 
 struct ChosenClass {
@@ -34,13 +35,35 @@ struct ChosenClass {
   uint32_t first_level = 0;  // where it comes to life
 };
 
+// The level at which some value is not zero: |q| <= (3^n - 1) / 2 is zero n levels below the finest.
+uint32_t first_living_level(std::span<const int32_t> values, uint32_t levels) {
+  int32_t largest = 0;
+  for (const int32_t q : values) largest = std::max(largest, std::abs(q));
+  uint32_t level = levels;
+  for (int32_t most_zero = 0; level > 0 && largest > most_zero; --level) most_zero = 3 * most_zero + 1;
+  return level;
+}
+
 ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const PlaneParameters& parameters) {
+  thread_local ComponentHistogram histogram;
   const uint32_t levels = parameters.levels;
-  const ComponentHistogram& histogram = histogram_of(tile, component);
-  if (histogram.all_zero()) return {kDeadClass, levels};
-  const uint8_t reference = parameters.classes[tile.head[component]][tile.index[component]];
+  histogram.clear();
   ChosenClass chosen;
-  while (histogram.all_zero_at(static_cast<int>(chosen.first_level), static_cast<int>(levels))) ++chosen.first_level;
+  chosen.first_level = levels;
+  if (tile.tokens > kFitAll) {
+    chosen.first_level = first_living_level(tile.values(component).first(kLanes), levels);
+    add_slots(tile, component, kLanes, histogram);
+    if (histogram.all_zero() && chosen.first_level == levels) return chosen;
+  }
+  if (histogram.all_zero()) {
+    histogram.clear();
+    add_slots(tile, component, 0, histogram);
+  }
+  if (histogram.all_zero()) return chosen;
+  uint32_t first_level = 0;
+  while (histogram.all_zero_at(static_cast<int>(first_level), static_cast<int>(levels))) ++first_level;
+  chosen.first_level = std::min(chosen.first_level, first_level);
+  const uint8_t reference = parameters.classes[tile.head[component]][tile.index[component]];
   chosen.class_byte = histogram.best_class(parameters.scale_offset, static_cast<int>(levels), reference).first;
   return chosen;
 }

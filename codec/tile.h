@@ -35,11 +35,17 @@ struct TileInput {
   uint32_t first = 0;                         // the chunk's first token in the view
   std::span<const uint32_t> sinks;            // tokens of the chunk to keep exactly, ascending
   std::span<const int8_t> token_classes;      // [kv_head][token], or empty; ignored where the context has key_classes
+  // How much of a token's rounding error the token 32 slots on makes good; 0: rounding to the nearest.
+  float error_feedback = 0;
 };
+
+// Attention adds up the values of many tokens, so errors that cancel between tokens cost less than errors that do not:
+// error diffusion, as in printing, but across tokens. Of keys it gains nothing: each is compared alone.
+inline constexpr float kValueErrorFeedback = 0.35f;
 
 struct LevelDistortion {
   double squared_error = 0;  // sum over the tile's values of (decoded - original)^2, exact values left out
-  double max_error = 0;
+  double max_error = 0;      // of those that were looked at
 };
 
 struct EncodedTile {
@@ -50,8 +56,12 @@ struct EncodedTile {
   bool quantized = false;
 };
 
-// Never larger than the raw rows plus one byte. Measuring makes the very rows that decode_tile makes.
-Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure);
+// How much of a tile is decoded again to see its distortion. kSample: a fourth of its tokens where it has many, in f32,
+// for an estimate of the squared error; kAll: the very rows that decode_tile makes.
+enum class Measuring : uint8_t { kNone, kSample, kAll };
+
+// Never larger than the raw rows plus one byte.
+Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, Measuring measuring);
 
 // The token classes that a key tile carries, for its value tile; empty if it has none. Reads level 0 only.
 Result<std::vector<int8_t>> read_tile_token_classes(const TileContext& context, ByteSpan level0);

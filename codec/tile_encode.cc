@@ -60,39 +60,61 @@ void subtract_mean(const TileContext& context, std::span<const uint32_t> sinks, 
   for (const uint32_t token : sinks) std::fill_n(rows.begin() + size_t{token} * channels, channels, 0.0f);
 }
 
+// Adds to each component [.][32] its part of the error that the group before left in its place.
+void add_feedback(std::span<const float> left, float feedback, float* components) {
+  for (size_t i = 0; i < left.size(); ++i) components[i] += feedback * left[i];
+}
+
+// The errors that rounding to q leaves. `stride`: from component to component of q.
+void keep_errors(const float* components, const float* step, const int32_t* q, size_t stride, std::span<float> left) {
+  for (size_t k = 0; k * kLanes < left.size(); ++k) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const size_t at = k * kLanes + lane;
+      left[at] = components[at] - static_cast<float>(q[k * stride + lane]) * step[lane];
+    }
+  }
+}
+
 // Values to quantized components, 32 slots of a head at a time. False if a value is too large for the step.
-bool transform_and_quantize(const TileContext& context, std::span<const ForwardTransform> forward,
-                            std::span<const float> rows, QuantizedTile& tile) {
+bool transform_and_quantize(const TileContext& context, const TileInput& input, std::span<const float> rows,
+                            QuantizedTile& tile) {
   const PlaneShape& shape = context.shape;
+  const bool feedback = input.error_feedback > 0;
   const uint32_t finest = context.parameters.levels - 1;
   std::vector<float> values(size_t{shape.head_dim} * kLanes);
   std::vector<float> components((size_t{shape.head_dim} + kLanes) * kLanes);
   std::vector<int32_t> q(components.size());
+  std::vector<float> left;  // [component][32], of the group before
   const std::vector<float> nothing(shape.head_dim, 0.0f);
   uint32_t first_component = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-    const ForwardTransform& transform = forward[head];
+    const ForwardTransform& transform = input.forward[head];
     const LaneOrder& order = tile.order[head];
     const float step = context.parameters.step[head] * kThirds[finest];
+    left.assign(feedback ? size_t{transform.components()} * kLanes : 0, 0.0f);
     for (uint32_t first = 0; first < tile.tokens; first += kLanes) {
       const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
       const float* of_lane[kLanes];
+      float steps[kLanes];
       float inverse_step[kLanes];
       for (uint32_t lane = 0; lane < kLanes; ++lane) {
         const uint32_t slot = first + std::min(lane, lanes - 1);
-        inverse_step[lane] = 1.0f / step_of_class(step, order.token_class[slot]);
+        steps[lane] = step_of_class(step, order.token_class[slot]);
+        inverse_step[lane] = 1.0f / steps[lane];
         of_lane[lane] = lane < lanes
                             ? &rows[size_t{order.token[slot]} * shape.channels() + size_t{head} * shape.head_dim]
                             : nothing.data();
       }
       kernels().columns(of_lane, shape.head_dim, values.data());
       transform.apply_to_group(values.data(), components.data());
+      add_feedback(left, input.error_feedback, components.data());
       const bool whole = lanes == kLanes;
       int32_t* into = whole && transform.components() > 0 ? &tile.values(first_component)[first] : q.data();
       if (!kernels().quantize(components.data(), transform.components(), inverse_step, into,
                               whole ? tile.tokens : kLanes)) {
         return false;
       }
+      keep_errors(components.data(), steps, into, whole ? tile.tokens : kLanes, left);
       for (uint32_t k = 0; k < transform.components() && !whole; ++k) {
         std::copy_n(&q[size_t{k} * kLanes], lanes, &tile.values(first_component + k)[first]);
       }
@@ -131,22 +153,65 @@ double sum_of_squares(std::span<const float> values) {
   return squares.squared_error;
 }
 
+// Which of the tile's groups are decoded again, and into what.
+struct MeasuredGroups {
+  uint32_t first = 0;
+  uint32_t every = 1;
+  DType dtype = DType::kF32;
+};
+
+// A fourth of the groups where there are enough of them, others for every plane and chunk; f16 rounds by far less than
+// the step. What is decoded as a whole tile only is measured as one.
+MeasuredGroups groups_to_measure(const TileContext& context, const TileInput& input, uint32_t tokens,
+                                 Measuring measuring) {
+  constexpr uint32_t kEvery = 4;
+  const PlaneShape& shape = context.shape;
+  const bool whole = context.parameters.low_rank > 0 || dtype_is_quantized(shape.dtype) || shape.hadamard_block != 0;
+  if (measuring == Measuring::kAll || whole || tokens < kEvery * kLanes) return {0, 1, shape.dtype};
+  const uint32_t mix = shape.layer + 2 * (input.first / kLanes / kEvery) + (shape.side == Side::kKey ? 0 : 1);
+  return {mix % kEvery, kEvery, DType::kF32};
+}
+
+// Compares `decoded` [token][channel] with `original` where the measured groups lie; sinks are kept exactly. Returns
+// how many values were compared.
+uint64_t add_errors_of_groups(const QuantizedTile& tile, const MeasuredGroups& groups, uint32_t head_dim,
+                              std::span<const uint32_t> sinks, std::span<const float> decoded,
+                              std::span<const float> original, LevelDistortion& distortion) {
+  const size_t channels = tile.order.size() * head_dim;
+  uint64_t compared = 0;
+  for (size_t head = 0; head < tile.order.size(); ++head) {
+    for (uint32_t first = groups.first * kLanes; first < tile.tokens; first += groups.every * kLanes) {
+      for (uint32_t slot = first; slot < std::min(tile.tokens, first + kLanes); ++slot) {
+        const uint32_t token = tile.order[head].token[slot];
+        if (std::binary_search(sinks.begin(), sinks.end(), token)) continue;
+        const size_t at = token * channels + head * head_dim;
+        add_errors(&decoded[at], &original[at], head_dim, distortion);
+        compared += head_dim;
+      }
+    }
+  }
+  return compared;
+}
+
 // Makes the rows that a decoder makes of every prefix of the levels, and compares them with the source (`original`,
 // what is not finite set to zero). What is kept exactly has no error. `tile.q` ends as level 0's values.
 void measure_distortion(const TileContext& context, const TileInput& input, std::span<const float> original,
-                        const ExactValues& exact_values, const LowRankFactors& low_rank, QuantizedTile& tile,
-                        EncodedTile& encoded) {
-  const uint32_t channels = context.shape.channels();
+                        const ExactValues& exact_values, const LowRankFactors& low_rank, Measuring measuring,
+                        QuantizedTile& tile, EncodedTile& encoded) {
+  const MeasuredGroups groups = groups_to_measure(context, input, tile.tokens, measuring);
   // Kept from tile to tile, as fresh memory costs more than what is done with it.
   thread_local Bytes stored;
   thread_local std::vector<float> decoded;
   thread_local std::vector<int32_t> parents;
   thread_local TileRows decoder;
-  stored.resize(tile.tokens * input.view.packed_row_bytes());
   decoded.resize(original.size());
   parents.resize(tile.q.size());
-  auto rows = make_row_view<std::byte>(stored.data(), context.shape.dtype, tile.tokens, context.shape.kv_heads,
-                                       context.shape.head_dim);
+  auto* into = reinterpret_cast<std::byte*>(decoded.data());
+  if (groups.dtype != DType::kF32) {
+    stored.resize(tile.tokens * input.view.packed_row_bytes());
+    into = stored.data();
+  }
+  auto rows = make_row_view<std::byte>(into, groups.dtype, tile.tokens, context.shape.kv_heads, context.shape.head_dim);
   rows.hadamard_block = context.shape.hadamard_block;
   std::vector<uint8_t> classes(tile.components());
   encoded.distortion.resize(context.parameters.levels);
@@ -157,14 +222,17 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
       classes[c] = any != 0 ? make_class(0, 0) : kDeadClass;
     }
     decoder.open(context, level, classes, tile.order, low_rank, rows);
-    for (uint32_t group = 0; group * kLanes < tile.tokens; ++group) decoder.put_group(tile, group);
-    decoder.finish();
-    load_rows(rows, 0, tile.tokens, decoded.data());
-    for (const uint32_t index : exact_values.index) decoded[index] = 0;
-    for (const uint32_t token : input.sinks) {
-      std::copy_n(&original[size_t{token} * channels], channels, &decoded[size_t{token} * channels]);
+    for (uint32_t group = groups.first; group * kLanes < tile.tokens; group += groups.every) {
+      decoder.put_group(tile, group);
     }
-    add_errors(decoded.data(), original.data(), decoded.size(), encoded.distortion[level]);
+    decoder.finish();
+    if (groups.dtype != DType::kF32) load_rows(rows, 0, tile.tokens, decoded.data());
+    for (const uint32_t index : exact_values.index) decoded[index] = original[index];
+    LevelDistortion& distortion = encoded.distortion[level];
+    const uint64_t compared =
+        add_errors_of_groups(tile, groups, context.shape.head_dim, input.sinks, decoded, original, distortion);
+    const uint64_t all = (tile.tokens - input.sinks.size()) * context.shape.channels();
+    if (compared > 0) distortion.squared_error *= static_cast<double>(all) / static_cast<double>(compared);
     if (level == 0) break;
     kernels().parents(tile.q.data(), tile.q.size(), parents.data());
     std::swap(tile.q, parents);
@@ -173,7 +241,8 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
 
 // The quantized form, or no levels if it cannot hold these values.
 Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput& input,
-                                     std::span<const float> original, const ExactValues& exact_values, bool measure) {
+                                     std::span<const float> original, const ExactValues& exact_values,
+                                     Measuring measuring) {
   const PlaneShape& shape = context.shape;
   const PlaneParameters& parameters = context.parameters;
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
@@ -195,7 +264,7 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   const auto classes = follow_key ? context.key_classes : input.token_classes;
   const bool any_class = std::any_of(classes.begin(), classes.end(), [](int8_t c) { return c != 0; });
   QuantizedTile tile = make_quantized_tile(parameters, shape, tokens, classes);
-  if (!transform_and_quantize(context, input.forward, rows, tile)) return encoded;
+  if (!transform_and_quantize(context, input, rows, tile)) return encoded;
   std::vector<Bytes> bodies = encode_levels(tile, parameters);
 
   ByteWriter base;
@@ -212,15 +281,18 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   encoded.levels[0] = base.take();
   encoded.exact_values = exact_values.index.size();
   encoded.quantized = true;
-  if (measure) measure_distortion(context, input, original, exact_values, low_rank, tile, encoded);
+  if (measuring != Measuring::kNone) {
+    measure_distortion(context, input, original, exact_values, low_rank, measuring, tile, encoded);
+  }
   return encoded;
 }
 
 }  // namespace
 
-Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, bool measure) {
+Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, Measuring measuring) {
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
   const bool lossless = context.parameters.lossless;
+  const bool measure = measuring != Measuring::kNone;
   thread_local std::vector<float> original;
   original.resize(lossless && !measure ? 0 : size_t{tokens} * context.shape.channels());
   ExactValues exact_values;
@@ -233,7 +305,7 @@ Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& inp
   }
   EncodedTile tile;
   if (quantizable) {
-    KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original, exact_values, measure));
+    KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original, exact_values, measuring));
     uint64_t bytes = 0;
     for (const Bytes& level : tile.levels) bytes += level.size();
     // Exact coding wins where quantizing fails or saves nothing.

@@ -68,19 +68,12 @@ void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
 void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
   const Head& of = heads_[head];
   const bool sparse = has_matrix(context_->parameters.transform);
-  quantized_.clear();
   weights_now_.clear();
-  for (uint32_t i = 0; i < of.live.size(); ++i) {
-    const int16_t* values = symbols.values(of.first_component + of.live[i]);
-    if (sparse) {
-      int16_t any = 0;
-      for (int lane = 0; lane < kLanes; ++lane) any = static_cast<int16_t>(any | values[lane]);
-      if (any == 0) continue;
-      weights_now_.push_back(of.weights[i]);
-    }
-    quantized_.push_back(values);
-  }
-  kernels().units(quantized_.data(), quantized_.size(), units_.data());
+  if (of.live.empty()) return;
+  kept_.resize(of.live.size());
+  const int16_t* values = symbols.values(of.first_component);
+  const size_t kept = kernels().units(values, of.live.data(), of.live.size(), sparse, units_.data(), kept_.data());
+  for (size_t i = 0; i < kept && sparse; ++i) weights_now_.push_back(of.weights[kept_[i]]);
 }
 
 void TileRows::gather(const QuantizedTile& tile, uint32_t head, uint32_t group) {

@@ -60,7 +60,7 @@ class TileRows {
   std::vector<float> mean_;     // [channel]
   std::vector<float> units_;    // [live][32]
   // Of the group in work: its components that are not all zero.
-  std::vector<const int16_t*> quantized_;
+  std::vector<uint32_t> kept_;  // indices of `live`
   std::vector<const float*> weights_now_;
   std::vector<float> rows_;      // [32][head_dim]
   std::vector<float> all_rows_;  // [token][channel]

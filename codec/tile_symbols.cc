@@ -96,8 +96,8 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
     }
   }
   head_begin_.push_back(static_cast<uint32_t>(head_of_.size()));
-  models_.resize(head_of_.size() * kTokenClasses);
-  models_of_.assign(shape.kv_heads, 0);
+  class_steps_.resize(size_t{shape.kv_heads} * kTokenClasses);
+  for (ClassSteps& steps : class_steps_) steps.made = false;
   class_of_.assign(head_of_.size(), kDeadClass);
   first_level_.assign(head_of_.size(), 0);
   late_.clear();
@@ -123,6 +123,15 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
     KVPACK_ASSIGN_OR_RETURN(ByteSpan stream, in.take(in.remaining(), "rANS stream"));
     KVPACK_RETURN_IF_ERROR(level_[level].rans.open(stream, std::min<uint32_t>(tokens, kLanes)));
   }
+  live_.clear();
+  live_begin_.clear();
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    live_begin_.push_back(static_cast<uint32_t>(live_.size()));
+    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
+      if (class_of_[c] != kDeadClass) live_.push_back(c);
+    }
+  }
+  live_begin_.push_back(static_cast<uint32_t>(live_.size()));
   int deepest = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
     const std::vector<int8_t>& classes = order_[head].token_class;
@@ -137,68 +146,95 @@ Status TileSymbols::open(std::span<const ByteSpan> bodies, const PlaneParameters
   return {};
 }
 
-void TileSymbols::prepare_models(uint32_t head, const GroupClasses& group) {
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const int token_class = group.token_class[run];
-    const uint8_t bit = static_cast<uint8_t>(1u << (token_class - kMinTokenClass));
-    if ((models_of_[head] & bit) != 0) continue;
-    models_of_[head] |= bit;
-    for (uint32_t c = head_begin_[head]; c < head_begin_[head + 1]; ++c) {
-      models_[size_t{c} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)] =
-          symbol_model(class_of_[c], parameters_->scale_offset, token_class);
-    }
-  }
+TileSymbols::ClassSteps& TileSymbols::class_steps(uint32_t head, int token_class) {
+  ClassSteps& steps = class_steps_[head * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
+  if (!steps.made) make_class_steps(head, token_class, steps);
+  return steps;
 }
 
-void TileSymbols::add_digits(uint32_t level, uint32_t component, int k, bool within_level_0) {
+void TileSymbols::make_class_steps(uint32_t head, int token_class, ClassSteps& into) {
   const EntropyCodes& codes = entropy_codes();
-  const GroupClasses& group = heads_[head_of_[component]];
-  int16_t* values = &values_[size_t{component} * kLanes];
-  const auto code_of = [&](const SymbolModel& of) {
-    return &codes.digits[of.shape][of.digit_scale(within_level_0 ? k : of.depth + k)];
-  };
-  if (group.uniform) {
-    level_[level].steps.push_back({StepKind::kDigit, code_of(model(component, group.token_class[0])), nullptr, values});
-    return;
+  const std::span<const uint32_t> components = live(head);
+  into.made = true;
+  into.begin.clear();
+  into.most.clear();
+  into.of_level[0].clear(components.size() * (kMostDigits + 1));
+  for (uint32_t level = 1; level < levels_; ++level) into.of_level[level].clear(components.size());
+  for (const uint32_t c : components) {
+    into.begin.push_back(static_cast<uint32_t>(into.of_level[0].count));
+    int16_t* values = &values_[size_t{c} * kLanes];
+    const SymbolModel model = symbol_model(class_of_[c], parameters_->scale_offset, token_class);
+    const auto add_digit = [&](uint32_t level, int digit) {
+      const DigitCode* code = &codes.digits[model.shape][model.digit_scale(digit)];
+      into.of_level[level].add({StepKind::kDigit, code, nullptr, values});
+    };
+    const bool in_base = first_level_[c] == 0;
+    into.most.push_back(in_base ? static_cast<int16_t>(largest_symbol_with(model)) : int16_t{INT16_MAX});
+    if (in_base) {
+      into.of_level[0].add({StepKind::kSymbol, &codes.symbols[model.shape][model.scale], nullptr, values});
+      for (int k = 1; k <= model.depth; ++k) add_digit(0, k);
+    }
+    for (uint32_t level = std::max<uint32_t>(1, first_level_[c]); level < levels_; ++level) {
+      add_digit(level, model.depth + static_cast<int>(level));
+    }
   }
-  MixedCodes& mixed = mixed_.emplace_back();
-  for (uint32_t run = 0; run < group.runs.count; ++run) {
-    const SymbolModel& of = model(component, group.token_class[run]);
-    if (within_level_0 && of.depth < k) continue;
-    mixed.code[mixed.runs.count] = code_of(of);
-    mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
-  }
-  level_[level].steps.push_back({StepKind::kDigit, mixed.code.data(), &mixed.runs, values});
+  into.begin.push_back(static_cast<uint32_t>(into.of_level[0].count));
 }
 
-void TileSymbols::add_steps(uint32_t level, uint32_t component) {
-  if (level > 0) {
-    add_digits(level, component, static_cast<int>(level), false);
-    return;
+void TileSymbols::add_uniform(uint32_t head, const ClassSteps& steps) {
+  for (uint32_t level = 0; level < levels_; ++level) {
+    StepList& all = level_[level].steps;
+    const auto of_level = steps.of_level[level].steps();
+    std::copy(of_level.begin(), of_level.end(), all.room.begin() + static_cast<std::ptrdiff_t>(all.count));
+    all.count += of_level.size();
   }
-  const EntropyCodes& codes = entropy_codes();
-  const GroupClasses& group = heads_[head_of_[component]];
-  int16_t* values = &values_[size_t{component} * kLanes];
-  int deepest = 0;
-  int32_t most = INT16_MAX;
-  if (group.uniform) {
-    const SymbolModel& of = model(component, group.token_class[0]);
-    deepest = of.depth;
-    most = largest_symbol_with(of);
-    level_[0].steps.push_back({StepKind::kSymbol, &codes.symbols[of.shape][of.scale], nullptr, values});
-  } else {
-    MixedCodes& mixed = mixed_.emplace_back();
-    mixed.runs = group.runs;
-    for (uint32_t run = 0; run < group.runs.count; ++run) {
-      const SymbolModel& of = model(component, group.token_class[run]);
-      mixed.code[run] = &codes.symbols[of.shape][of.scale];
-      deepest = std::max(deepest, of.depth);
-      most = std::min(most, largest_symbol_with(of));
+  const auto components = live(head);
+  for (size_t i = 0; i < components.size(); ++i) most_[components[i]] = steps.most[i];
+}
+
+// Lanes of several classes: step by step, each class's code for its lanes.
+void TileSymbols::add_mixed(uint32_t head, const GroupClasses& group) {
+  const uint32_t runs = group.runs.count;
+  std::array<const ClassSteps*, 8> of_run{};
+  for (uint32_t run = 0; run < runs; ++run) of_run[run] = &class_steps(head, group.token_class[run]);
+  const auto components = live(head);
+  for (size_t i = 0; i < components.size(); ++i) {
+    uint32_t most_steps = 0;
+    uint32_t fewest_steps = UINT32_MAX;
+    int16_t most = INT16_MAX;
+    for (uint32_t run = 0; run < runs; ++run) {
+      const uint32_t steps = of_run[run]->begin[i + 1] - of_run[run]->begin[i];
+      most_steps = std::max(most_steps, steps);
+      fewest_steps = std::min(fewest_steps, steps);
+      most = std::min(most, of_run[run]->most[i]);
     }
-    level_[0].steps.push_back({StepKind::kSymbol, mixed.code.data(), &mixed.runs, values});
+    most_[components[i]] = most;
+    for (uint32_t k = 0; k < most_steps; ++k) {
+      LaneCodes& codes = mixed_codes_.emplace_back();
+      const LaneRuns* of_lanes = &heads_[head].runs;
+      LaneRuns* some = k < fewest_steps ? nullptr : &mixed_runs_.emplace_back();
+      if (some != nullptr) of_lanes = some;
+      RansStep step;
+      uint32_t taking_part = 0;
+      for (uint32_t run = 0; run < runs; ++run) {
+        const uint32_t at = of_run[run]->begin[i] + k;
+        if (at >= of_run[run]->begin[i + 1]) continue;
+        step = of_run[run]->of_level[0].room[at];
+        codes[taking_part] = step.code;
+        if (some != nullptr) some->mask[some->count++] = group.runs.mask[run];
+        ++taking_part;
+      }
+      level_[0].steps.add({step.kind, codes.data(), of_lanes, step.values});
+    }
   }
-  most_[component] = static_cast<int16_t>(most);
-  for (int k = 1; k <= deepest; ++k) add_digits(0, component, k, true);
+  for (uint32_t level = 1; level < levels_; ++level) {
+    for (size_t i = 0; i < of_run[0]->of_level[level].count; ++i) {
+      LaneCodes& codes = mixed_codes_.emplace_back();
+      for (uint32_t run = 0; run < runs; ++run) codes[run] = of_run[run]->of_level[level].room[i].code;
+      const RansStep& like = of_run[0]->of_level[level].room[i];
+      level_[level].steps.add({like.kind, codes.data(), &heads_[head].runs, like.values});
+    }
+  }
 }
 
 void TileSymbols::prepare_group(uint32_t group) {
@@ -207,17 +243,22 @@ void TileSymbols::prepare_group(uint32_t group) {
     const GroupClasses classes = group_classes(order_[head], group * kLanes);
     same = same && classes == heads_[head];
     heads_[head] = classes;
-    prepare_models(static_cast<uint32_t>(head), classes);
   }
   // Digits refine what stands there: components that only later levels code start at zero in every group.
   for (const uint32_t c : late_) std::fill_n(&values_[size_t{c} * kLanes], kLanes, int16_t{0});
   if (same) return;
-  mixed_.clear();
-  mixed_.reserve(class_of_.size() * (kMostDigits + 1 + levels_));  // steps point into it
-  for (uint32_t level = 0; level < levels_; ++level) {
-    level_[level].steps.clear();
-    for (uint32_t c = 0; c < class_of_.size(); ++c) {
-      if (class_of_[c] != kDeadClass && first_level_[c] <= level) add_steps(level, c);
+  // Steps point into these two.
+  mixed_codes_.clear();
+  mixed_codes_.reserve(live_.size() * (kMostDigits + 1 + levels_));
+  mixed_runs_.clear();
+  mixed_runs_.reserve(live_.size() * kMostDigits);
+  level_[0].steps.clear(live_.size() * (kMostDigits + 1));
+  for (uint32_t level = 1; level < levels_; ++level) level_[level].steps.clear(live_.size());
+  for (uint32_t head = 0; head < heads_.size(); ++head) {
+    if (heads_[head].uniform) {
+      add_uniform(head, class_steps(head, heads_[head].token_class[0]));
+    } else {
+      add_mixed(head, heads_[head]);
     }
   }
 }
@@ -233,7 +274,7 @@ Status TileSymbols::patch_escapes() {
       uint32_t run = 0;
       while (run < group.runs.count && ((group.runs.mask[run] >> lane) & 1u) == 0) ++run;
       if (run == group.runs.count) continue;
-      const SymbolModel& of = model(c, group.token_class[run]);
+      const SymbolModel of = symbol_model(class_of_[c], parameters_->scale_offset, group.token_class[run]);
       if (values[lane] <= largest_symbol_with(of)) continue;
       const int depth = of.depth;
       const int32_t power = power_of_3(depth);
@@ -270,7 +311,7 @@ std::array<Status, kMostStreams> TileSymbols::decode_group_of(std::span<TileSymb
     for (size_t i = 0; i < tiles.size(); ++i) {
       if (n >= tiles[i]->levels_ || !tiles[i]->level_[n].coded) continue;
       tile_of[coded] = i;
-      work[coded++] = {&tiles[i]->level_[n].rans, tiles[i]->level_[n].steps};
+      work[coded++] = {&tiles[i]->level_[n].rans, tiles[i]->level_[n].steps.steps()};
     }
     const uint32_t escaped = kernels().decode_together(std::span(work).first(coded));
     for (size_t s = 0; s < coded; ++s) {

@@ -50,24 +50,41 @@ class TileSymbols {
 
  private:
   static constexpr size_t kTokenClasses = kMaxTokenClass - kMinTokenClass + 1;
-  struct MixedCodes {
-    LaneRuns runs;
-    std::array<const void*, 8> code;
+  using LaneCodes = std::array<const void*, 8>;  // [run]
+  // Steps in memory that is kept: as many lists are made per tile as there are heads and token classes.
+  struct StepList {
+    std::vector<RansStep> room;
+    size_t count = 0;
+
+    void clear(size_t most) {
+      if (room.size() < most) room.resize(most);
+      count = 0;
+    }
+    void add(const RansStep& step) { room[count++] = step; }
+    std::span<const RansStep> steps() const { return {room.data(), count}; }
   };
   struct Level {
     bool coded = false;  // some component is alive
     RansReader rans;
-    std::vector<RansStep> steps;
+    StepList steps;  // of the current group
+  };
+  // One head's steps where all 32 lanes have one token class: made once per tile, copied from group to group.
+  struct ClassSteps {
+    bool made = false;
+    std::array<StepList, kMaxLevels> of_level;
+    std::vector<uint32_t> begin;  // [live component of the head + 1] in level 0's
+    std::vector<int16_t> most;    // [live component of the head]
   };
 
   Status read_classes(ByteReader& in, uint32_t level);
-  void prepare_models(uint32_t head, const GroupClasses& group);
-  const SymbolModel& model(uint32_t component, int token_class) const {
-    return models_[size_t{component} * kTokenClasses + static_cast<size_t>(token_class - kMinTokenClass)];
-  }
+  ClassSteps& class_steps(uint32_t head, int token_class);
+  void make_class_steps(uint32_t head, int token_class, ClassSteps& into);
   void prepare_group(uint32_t group);
-  void add_steps(uint32_t level, uint32_t component);
-  void add_digits(uint32_t level, uint32_t component, int k, bool within_level_0);
+  void add_uniform(uint32_t head, const ClassSteps& steps);
+  void add_mixed(uint32_t head, const GroupClasses& group);
+  std::span<const uint32_t> live(uint32_t head) const {
+    return std::span(live_).subspan(live_begin_[head], live_begin_[head + 1] - live_begin_[head]);
+  }
   Status patch_escapes();
 
   const PlaneParameters* parameters_ = nullptr;
@@ -75,17 +92,19 @@ class TileSymbols {
   uint32_t tokens_ = 0;
   uint32_t levels_ = 0;
   bool wide_ = false;
-  std::vector<uint32_t> head_of_;     // [component]
-  std::vector<uint32_t> index_of_;    // [component] within its head
-  std::vector<uint8_t> class_of_;     // [component]
-  std::vector<uint8_t> first_level_;  // [component] where it comes to life
-  std::vector<uint32_t> late_;        // components that come to life above level 0
-  std::vector<SymbolModel> models_;   // [component][token class], those in use
-  std::vector<uint32_t> head_begin_;  // [head + 1] components
-  std::vector<uint8_t> models_of_;    // [head] bit per token class whose models are there
-  std::vector<GroupClasses> heads_;   // [head] of the current steps
-  std::vector<MixedCodes> mixed_;
-  std::vector<int16_t> values_;  // [component][32]
+  std::vector<uint32_t> head_of_;        // [component]
+  std::vector<uint32_t> index_of_;       // [component] within its head
+  std::vector<uint8_t> class_of_;        // [component]
+  std::vector<uint8_t> first_level_;     // [component] where it comes to life
+  std::vector<uint32_t> late_;           // components that come to life above level 0
+  std::vector<uint32_t> head_begin_;     // [head + 1] components
+  std::vector<uint32_t> live_;           // components that some level codes, ascending
+  std::vector<uint32_t> live_begin_;     // [head + 1] in live_
+  std::vector<ClassSteps> class_steps_;  // [head][token class]
+  std::vector<GroupClasses> heads_;      // [head] of the current steps
+  std::vector<LaneCodes> mixed_codes_;   // of the current group's steps with several classes
+  std::vector<LaneRuns> mixed_runs_;     // of those that only some of the classes take part in
+  std::vector<int16_t> values_;          // [component][32]
   // Of the current steps: the largest value of a component that is no escape in any lane; what is above is one.
   std::vector<int16_t> most_;   // [component], those that level 0 codes; no value is above the others'
   std::vector<uint8_t> above_;  // [component] scratch

@@ -94,6 +94,7 @@ class AtomicFile : public ByteSink, public PlacedSink {
   int signal_slot_ = -1;  // in the table that remove_temporary_files_on_signal() reads
   bool overwrite_ = false;
   std::atomic<bool> failed_ = false;
+  std::atomic<uint64_t> written_at_ = 0;  // bytes, by write_at()
 };
 
 // A file name that somebody else writes or reads for a while: whatever is there is removed with this object.

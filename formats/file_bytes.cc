@@ -21,14 +21,25 @@ constexpr uint64_t kStreamBytes = FileBytes::kResidentBytes;
 }  // namespace
 
 FileBytes::~FileBytes() {
-  if (mapped_) ::munmap(const_cast<std::byte*>(view_.data()), view_.size());
+  if (mapping_ != Mapping::kNone) ::munmap(const_cast<std::byte*>(view_.data()), view_.size());
 }
 
 Result<std::shared_ptr<const FileBytes>> FileBytes::map(int fd, const std::string& name, uint64_t bytes) {
   if (bytes == 0) return std::make_shared<const FileBytes>(Bytes());
   void* at = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
   if (at == MAP_FAILED) return system_error(name, "cannot map", errno);
-  return std::shared_ptr<const FileBytes>(new FileBytes(ByteSpan(static_cast<const std::byte*>(at), bytes)));
+  return std::shared_ptr<const FileBytes>(
+      new FileBytes(ByteSpan(static_cast<const std::byte*>(at), bytes), Mapping::kFile));
+}
+
+Result<std::shared_ptr<const FileBytes>> FileBytes::zeros(uint64_t bytes, MutableByteSpan& into) {
+  into = {};
+  if (bytes == 0) return std::make_shared<const FileBytes>(Bytes());
+  void* at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return limit_exceeded(fmt::format("cannot get {} bytes of memory", bytes));
+  ::madvise(at, bytes, MADV_HUGEPAGE);  // advice: without large pages it goes on with small ones
+  into = MutableByteSpan(static_cast<std::byte*>(at), bytes);
+  return std::shared_ptr<const FileBytes>(new FileBytes(into, Mapping::kMemory));
 }
 
 Result<std::shared_ptr<const FileBytes>> FileBytes::open(const std::string& path, uint64_t limit_bytes) {
@@ -65,7 +76,7 @@ Result<std::shared_ptr<const FileBytes>> FileBytes::open(const std::string& path
 }
 
 void FileBytes::note_reads(uint64_t runs, uint64_t run_bytes) const {
-  if (!mapped_) return;
+  if (!is_mapped()) return;
   const uint64_t touched = runs * (run_bytes + kFaultAroundBytes);
   if (touched_.fetch_add(touched, std::memory_order_relaxed) + touched < kResidentBytes) return;
   touched_.store(0, std::memory_order_relaxed);

@@ -30,21 +30,26 @@ class FileBytes {
   // keep its length meanwhile: where it shrinks, touching it raises SIGBUS (see remove_temporary_files_on_signal).
   static Result<std::shared_ptr<const FileBytes>> open(const std::string& path, uint64_t limit_bytes = 1ull << 40);
 
+  // Zeros in memory, for the caller to fill through `into` before anybody else reads. Asked of the system in pages as
+  // large as it has: in small ones, getting fresh memory costs as much as decoding into it. Errors: limit.
+  static Result<std::shared_ptr<const FileBytes>> zeros(uint64_t bytes, MutableByteSpan& into);
+
   const std::byte* data() const { return view_.data(); }
   size_t size() const { return view_.size(); }
   operator ByteSpan() const { return view_; }
-  bool is_mapped() const { return mapped_; }
+  bool is_mapped() const { return mapping_ == Mapping::kFile; }
 
   // About to read, or just read: `runs` pieces of `run_bytes` each, wherever they lie. From any thread.
   void note_reads(uint64_t runs, uint64_t run_bytes) const;
 
  private:
-  explicit FileBytes(ByteSpan mapping) : view_(mapping), mapped_(true) {}
+  enum class Mapping { kNone, kMemory, kFile };
+  FileBytes(ByteSpan view, Mapping mapping) : view_(view), mapping_(mapping) {}
   static Result<std::shared_ptr<const FileBytes>> map(int fd, const std::string& name, uint64_t bytes);
 
   Bytes owned_;
   ByteSpan view_;
-  bool mapped_ = false;
+  Mapping mapping_ = Mapping::kNone;
   mutable std::atomic<uint64_t> touched_{0};  // bytes that may be resident
 };
 

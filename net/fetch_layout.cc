@@ -37,6 +37,40 @@ void split(const Directory& directory, BlockRange range, uint64_t split_bytes, s
   split(directory, std::move(second), split_bytes, out);
 }
 
+uint32_t count_levels(const BlockRange& range) {
+  uint32_t levels = 0;
+  for (size_t i = 0; i < range.blocks.size(); ++i) {
+    if (i == 0 || range.blocks[i].level != range.blocks[i - 1].level) ++levels;
+  }
+  return levels;
+}
+
+// One range per level and run of chunks, run by run. A lead stays in front of all.
+void split_by_chunks(const Directory& directory, const BlockRange& range, uint64_t split_bytes,
+                     std::vector<BlockRange>& out) {
+  const uint32_t levels = count_levels(range);
+  if (split_bytes == 0 || range.range.bytes <= split_bytes || levels < 2) {
+    return split(directory, range, split_bytes, out);
+  }
+  const uint64_t runs = (range.range.bytes - 1) / split_bytes / levels + 1;
+  const auto run_of = [&](const BlockRange::Block& block) { return block.chunk * runs / directory.chunks.size(); };
+  std::vector<BlockRange> parts;
+  for (const BlockRange::Block& block : range.blocks) {
+    const bool goes_on = !parts.empty() && parts.back().blocks.back().level == block.level &&
+                         run_of(parts.back().blocks.back()) == run_of(block);
+    if (!goes_on) parts.push_back({{directory.block(block.level, block.chunk).offset, 0}, 0, {}});
+    parts.back().range.bytes += directory.block(block.level, block.chunk).bytes;
+    parts.back().blocks.push_back(block);
+  }
+  BlockRange& first = parts.front();
+  first.lead_bytes = range.lead_bytes;
+  first.range = {range.range.offset, first.range.bytes + range.lead_bytes};
+  std::stable_sort(parts.begin() + 1, parts.end(), [&](const BlockRange& a, const BlockRange& b) {
+    return run_of(a.blocks.front()) < run_of(b.blocks.front());
+  });
+  out.insert(out.end(), parts.begin(), parts.end());
+}
+
 }  // namespace
 
 bool BlockRange::only_refinements() const {
@@ -56,7 +90,13 @@ std::vector<BlockRange> lay_out(const Directory& directory, const std::vector<Ra
     }
   }
   std::vector<BlockRange> ranges;
-  for (BlockRange& range : joined) split(directory, std::move(range), options.split_bytes, ranges);
+  for (BlockRange& range : joined) {
+    if (options.complete_chunks) {
+      split_by_chunks(directory, range, options.split_bytes, ranges);
+    } else {
+      split(directory, std::move(range), options.split_bytes, ranges);
+    }
+  }
   return ranges;
 }
 

@@ -28,6 +28,10 @@ struct BlockRange {
 struct LayoutOptions {
   // Ranges longer than that are cut at block boundaries so that several connections carry them; 0: never.
   uint64_t split_bytes = 32ull << 20;
+  // How they are cut. False: in parts that follow each other, so that what lies first comes first. True: by level and
+  // runs of chunks, the levels of one run next to each other, so that chunks are complete one after the other while
+  // all of it is on its way: a decoder that waits for every level has work from the beginning on.
+  bool complete_chunks = false;
   // Sections that have not come with the opening: [begin, end), in front of the first block. Asked for with the first
   // range, and on their own only if that begins elsewhere.
   uint64_t lead_begin = 0;

@@ -14,9 +14,13 @@
 namespace kvpack {
 namespace {
 
-constexpr double kTickS = 0.05;            // how often a quiet link is looked at
-constexpr double kEngineTickS = 0.005;     // and an engine at work: it waits for its next chunk until it is seen
-constexpr uint32_t kMaxBlockAttempts = 2;  // a block that arrives damaged is asked for once more
+constexpr double kTickS = 0.05;                   // how often a quiet link is looked at
+constexpr double kEngineTickS = 0.005;            // and an engine at work: it waits for its next chunk until it is seen
+constexpr double kSaveAfterS = 0.5;               // what comes faster than that is sooner fetched again than kept
+constexpr uint64_t kPartBytes = 16 << 20;         // of a large archive, per range, if all of it is wanted
+constexpr uint64_t kOrderedPartBytes = 32 << 20;  // before a deadline, where parts side by side delay the first
+constexpr uint64_t kMaxReservedBytes = 16 << 20;  // for a block, before it has come
+constexpr uint32_t kMaxBlockAttempts = 2;         // a block that arrives damaged is asked for once more
 
 // A range under way: bytes gather until a block is whole.
 struct Transfer {
@@ -57,6 +61,7 @@ class Fetch {
       const double until_s = std::min({look_again_s_, plan_.stop_s, clock() + tick_s()});
       wait_until(until_s);
       if (report_.replaced) break;
+      if (failure_ || clock() >= kSaveAfterS) KVPACK_RETURN_IF_ERROR(save_part());
       if (failure_) {
         if (!can_do_without()) return *failure_;
         break;
@@ -76,6 +81,7 @@ class Fetch {
     archive_.add(0, Bytes(head.begin(), head.end()));
     lead_begin_ = std::min<uint64_t>(costs_.opening_bytes, head.size());
     lead_end_ = costs_.opening_bytes;
+    state_.sections_missing_bytes = lead_end_ - lead_begin_;
     for (uint32_t level = 0; level < directory_.levels; ++level) {
       for (uint32_t chunk = 0; chunk < costs_.chunks(); ++chunk) {
         const BlockEntry& block = directory_.block(level, chunk);
@@ -150,13 +156,15 @@ class Fetch {
     } while (!plan_.next.empty() && !std::isfinite(options_.goal.deadline_s));
     look_again_s_ = plan_.look_again_s;
     if (options_.on_plan) options_.on_plan(plan_, progress());
-    if (plan_.run_engine && !state_.engine_running && options_.engine != nullptr) {
+    if (plan_.run_engine && !state_.engine_running && options_.engine != nullptr &&
+        engine_chunk_pays(costs_, goal(), estimator_.estimate(), state_)) {
       options_.engine->begin_chunk(state_.computed_front());
       state_.engine_running = true;
       engine_begin_s_ = state_.now_s;
     }
     LayoutOptions layout;
-    layout.split_bytes = options_.split_bytes;
+    layout.complete_chunks = !std::isfinite(options_.goal.deadline_s);
+    layout.split_bytes = layout.complete_chunks ? kPartBytes : kOrderedPartBytes;
     layout.lead_begin = lead_begin_;
     layout.lead_end = lead_end_;
     lead_begin_ = lead_end_;
@@ -192,10 +200,12 @@ class Fetch {
       const bool lead = transfer.lead_left > 0;
       const uint64_t wanted = lead ? transfer.lead_left : block_entry(transfer).bytes - transfer.gathered.size();
       const ByteSpan part = bytes.first(std::min<uint64_t>(wanted, bytes.size()));
+      if (transfer.gathered.empty()) transfer.gathered.reserve(std::min<uint64_t>(wanted, kMaxReservedBytes));
       bytes = bytes.subspan(part.size());
       transfer.gathered.insert(transfer.gathered.end(), part.begin(), part.end());
       if (lead) {
         transfer.lead_left -= part.size();
+        state_.sections_missing_bytes -= part.size();
         if (transfer.lead_left == 0) take_lead(transfer);
       } else if (transfer.gathered.size() == block_entry(transfer).bytes) {
         KVPACK_RETURN_IF_ERROR(take_block(transfer));
@@ -226,7 +236,7 @@ class Fetch {
     if (const Status sound = check_block(directory_, level, chunk, block); !sound.ok()) {
       return damaged(level, chunk, sound.error());
     }
-    if (options_.part != nullptr) KVPACK_RETURN_IF_ERROR(options_.part->append(level, chunk, block));
+    if (options_.part != nullptr) unsaved_.push_back({level, chunk});
     if (options_.cache != nullptr && cache_works_) {
       // A full disk must not stop a fetch.
       const Status stored = options_.cache->store(archive_id_, directory_, level, chunk, block);
@@ -238,6 +248,16 @@ class Fetch {
     archive_.add(directory_.block(level, chunk).offset, std::move(block));
     here_[level][chunk] = true;
     note_chunk(chunk);
+    return {};
+  }
+
+  // What an interrupted fetch goes on from.
+  Status save_part() {
+    for (const auto& [level, chunk] : std::exchange(unsaved_, {})) {
+      const BlockEntry& entry = directory_.block(level, chunk);
+      KVPACK_ASSIGN_OR_RETURN(const Bytes block, archive_.read(entry.offset, entry.bytes));
+      KVPACK_RETURN_IF_ERROR(options_.part->append(level, chunk, block));
+    }
     return {};
   }
 
@@ -393,7 +413,8 @@ class Fetch {
   std::vector<std::vector<bool>> here_;          // [level][chunk]
   std::vector<std::vector<uint32_t>> attempts_;  // [level][chunk] that arrived damaged
   std::vector<BlockRange::Block> again_;
-  std::list<Transfer> transfers_;  // callbacks point into it
+  std::vector<BlockRange::Block> unsaved_;  // arrived, and not in the part file yet
+  std::list<Transfer> transfers_;           // callbacks point into it
   Plan plan_;
   double look_again_s_ = 0;
   double engine_begin_s_ = 0;

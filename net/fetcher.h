@@ -37,12 +37,11 @@ class FrontComputer {
 
 struct FetchOptions {
   PlanGoal goal;
-  NetTime start{};                     // when the clock began: before the archive was opened
-  ThroughputMemory memory;             // of this origin
-  ChunkCache* cache = nullptr;         // may be null
-  PartFile* part = nullptr;            // may be null
-  FrontComputer* engine = nullptr;     // may be null
-  uint64_t split_bytes = 32ull << 20;  // LayoutOptions
+  NetTime start{};                  // when the clock began: before the archive was opened
+  ThroughputMemory memory;          // of this origin
+  ChunkCache* cache = nullptr;      // may be null
+  PartFile* part = nullptr;         // may be null
+  FrontComputer* engine = nullptr;  // may be null
   // Seconds that the decoder and writer still need, were nothing more to come; part of what a deadline has to leave.
   std::function<double()> backlog_s;
   std::function<void()> on_open;                                  // every section can be read now

@@ -51,8 +51,9 @@ struct Planning {
   }
 };
 
+// Sections included: without them no base is of use.
 uint64_t base_bytes_missing(const Planning& p, uint32_t from_chunk) {
-  uint64_t bytes = 0;
+  uint64_t bytes = p.state.sections_missing_bytes;
   for (uint32_t chunk = from_chunk; chunk < p.costs.chunks(); ++chunk) {
     if (!p.state.available(chunk)) bytes += p.costs.bytes[0][chunk];
   }
@@ -274,7 +275,7 @@ void set_actions(const Planning& p, uint32_t front, const std::vector<uint8_t>& 
 }
 
 double expected_ready_s(const Planning& p, uint32_t front, const Plan& plan) {
-  double bytes = 0;
+  auto bytes = static_cast<double>(p.state.sections_missing_bytes);
   for (uint32_t chunk = 0; chunk < p.costs.chunks(); ++chunk) {
     const uint32_t levels = plan.actions[chunk].levels;
     if (levels <= p.state.held[chunk]) continue;
@@ -325,6 +326,21 @@ double decoding_tail_s(const ContextCosts& costs, const PlanGoal& goal) {
 
 double loading_deadline_s(const ContextCosts& costs, const PlanGoal& goal) {
   return goal.deadline_s - goal.last_prefill_s - decoding_tail_s(costs, goal);
+}
+
+bool engine_chunk_pays(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link,
+                       const PlanState& state) {
+  const Planning p{costs, goal, link, state, loading_deadline_s(costs, goal), state.computed_front()};
+  // Where the engine is idle anyway, it is the deadline that decides.
+  if (goal.recompute == RecomputeMode::kAlways)
+    return state.now_s + p.engine_seconds(p.front + 1) <= p.engine_deadline_s();
+  uint32_t missing = p.front;  // the engine gets there over chunks that have been loaded
+  while (missing < costs.chunks() && state.available(missing)) ++missing;
+  if (missing == costs.chunks() || !link.known()) return true;
+  const double computed_s = p.engine_seconds(missing + 1);
+  const double loaded_s = static_cast<double>(base_bytes_missing(p, missing)) * p.seconds_per_byte();
+  const double rest_s = static_cast<double>(base_bytes_missing(p, missing + 1)) * p.seconds_per_byte();
+  return std::max(computed_s, rest_s) < loaded_s;
 }
 
 Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link,

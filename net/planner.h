@@ -59,13 +59,14 @@ uint64_t step_bytes(const ContextCosts& costs, const RangeStep& step);
 
 struct PlanState {
   double now_s = 0;
-  std::vector<uint8_t> held;       // [chunk] levels that have arrived, and can be used
-  std::vector<uint8_t> requested;  // [chunk] levels that have arrived or are on their way
-  std::vector<uint8_t> computed;   // [chunk] 1: the engine has recomputed it
-  uint64_t bytes_on_the_way = 0;
-  bool engine_running = false;  // on the first chunk that is not computed
-  double engine_chunk_s = 0;    // for so long already
-  double silent_s = 0;          // the link is busy, and nothing came for so long
+  std::vector<uint8_t> held;            // [chunk] levels that have arrived, and can be used
+  std::vector<uint8_t> requested;       // [chunk] levels that have arrived or are on their way
+  std::vector<uint8_t> computed;        // [chunk] 1: the engine has recomputed it
+  uint64_t bytes_on_the_way = 0;        // of blocks
+  uint64_t sections_missing_bytes = 0;  // on their way; nothing can be decoded without them
+  bool engine_running = false;          // on the first chunk that is not computed
+  double engine_chunk_s = 0;            // for so long already
+  double silent_s = 0;                  // the link is busy, and nothing came for so long
 
   explicit PlanState(uint32_t chunks = 0) : held(chunks), requested(chunks), computed(chunks) {}
   bool available(uint32_t chunk) const { return held[chunk] > 0 || computed[chunk] != 0; }
@@ -93,6 +94,11 @@ struct Plan {
   double expected_distortion = 0;
   bool base_is_safe = false;  // the base arrives in time even at a low quantile
 };
+
+// Whether the next chunk is sooner computed than loaded. An engine cannot be stopped in the middle of a chunk, and
+// gives nothing away meanwhile: what it is still at when the link has brought the rest only delays the end.
+bool engine_chunk_pays(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link,
+                       const PlanState& state);
 
 Plan make_plan(const ContextCosts& costs, const PlanGoal& goal, const ThroughputEstimate& link, const PlanState& state);
 

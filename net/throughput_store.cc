@@ -68,7 +68,7 @@ Status save_throughput(const std::string& folder, const std::string& origin, con
   for (const auto& [name, value] : fields_of(copy)) json[name] = *value;
   KVPACK_ASSIGN_OR_RETURN(const auto file, AtomicFile::create(path.string(), true));
   KVPACK_RETURN_IF_ERROR(file->write(as_byte_span(json.dump(2) + "\n")));
-  return file->commit();
+  return file->commit(false);  // what a power cut takes is learned again
 }
 
 }  // namespace kvpack

@@ -6,7 +6,7 @@ kvpack_packages="g++ cmake ninja-build pkg-config libzstd-dev libcurl4-openssl-d
   libcli11-dev libeigen3-dev libfmt-dev doctest-dev libxxhash-dev nlohmann-json3-dev libbenchmark-dev libhtscodecs-dev
   liblz4-dev"
 # What only the tests start.
-test_packages="python3 nginx-light openssl"
+test_packages="python3 nginx-light openssl curl iproute2"
 
 # install_packages PACKAGE...: those that are not there yet, with sudo where needed.
 install_packages() {

@@ -71,3 +71,30 @@ TEST_CASE("layout: long ranges are cut at blocks, nothing twice and nothing lost
   }
   CHECK(blocks.size() == 40);
 }
+
+TEST_CASE("layout: cut by runs of chunks, whose levels travel side by side") {
+  LayoutOptions options;
+  options.split_bytes = 10'000;
+  options.complete_chunks = true;
+  options.lead_begin = 400;
+  options.lead_end = 500;
+  const auto ranges = lay_out(even_directory(3, 20), {{0, 3, 0, 20}}, std::vector<uint8_t>(20), options);
+  REQUIRE(ranges.size() == 9);  // 60,100 bytes: three runs of three levels
+  CHECK(ranges[0].lead_bytes == 100);
+  CHECK(ranges[0].range.offset == 400);
+  uint64_t bytes = 0;
+  std::set<std::pair<uint32_t, uint32_t>> blocks;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    const BlockRange& range = ranges[i];
+    bytes += range.range.bytes;
+    CHECK(range.range.bytes == range.lead_bytes + 1000 * range.blocks.size());
+    CHECK(range.blocks.front().level == i % 3);
+    CHECK(range.blocks.front().chunk == ranges[i - i % 3].blocks.front().chunk);
+    for (const auto& block : range.blocks) CHECK(blocks.insert({block.level, block.chunk}).second);
+  }
+  CHECK(blocks.size() == 60);
+  CHECK(bytes == 60'100);
+  // What is short stays one range.
+  options.split_bytes = 100'000;
+  CHECK(lay_out(even_directory(3, 20), {{0, 3, 0, 20}}, std::vector<uint8_t>(20), options).size() == 1);
+}

@@ -4,14 +4,12 @@
 #include <doctest/doctest.h>
 
 #include "range_reads.h"
-#include "scripted_server.h"
+#include "scripted_replies.h"
 
 namespace kvpack {
 namespace {
 
 constexpr uint64_t kBodyBytes = 300'000;
-
-using Reply = std::function<void(const ScriptedRequest&, ScriptedServer::Connection&)>;
 
 // Opens at a server that answers the first request right and all others with `later`; reads one range there.
 struct Opened {
@@ -55,30 +53,12 @@ void check_message(const Error& error, std::string_view expected) {
   CHECK(error.message.find(expected) != std::string::npos);
 }
 
-Reply fixed(std::string text) {
-  return [text](const ScriptedRequest&, ScriptedServer::Connection& connection) { connection.send(text); };
-}
-
-// A right answer with its head changed.
-Reply edited(std::function<void(std::string& head)> edit) {
-  return [edit](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
-    RightAnswer right = right_answer(request, kBodyBytes);
-    edit(right.head);
-    connection.send(right.head + random_text(kBodyBytes).substr(right.first, right.bytes));
-  };
-}
-void replace(std::string& text, std::string_view from, std::string_view to) {
-  const size_t at = text.find(from);
-  REQUIRE(at != std::string::npos);
-  text.replace(at, from.size(), to);
-}
-
 }  // namespace
 
 TEST_CASE("hostile 25: a 200 with the whole body for a range request") {
   const TimeLimit limit(2);
   const std::string body = random_text(kBodyBytes);
-  const Reply whole = fixed(fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.size()) + body);
+  const Reply whole = fixed_answer(fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.size()) + body);
   check_message(opening_error(whole), "does not support ranges");
   Opened opened(whole);
   check_error(opened.read(), "does not support ranges");
@@ -87,21 +67,31 @@ TEST_CASE("hostile 25: a 200 with the whole body for a range request") {
 
 TEST_CASE("hostile 26: a 206 with another range, or longer") {
   const TimeLimit limit(3);
-  check_error(Opened(edited([](std::string& head) { replace(head, "bytes 100000-", "bytes 100001-"); })).read(),
-              "got range bytes 100001-149999/300000, asked for bytes=100000-149999");
-  check_error(Opened(edited([](std::string& head) { replace(head, "-149999", "-150000"); })).read(), "got range");
-  check_error(Opened(edited([](std::string& head) { replace(head, "Length: 50000", "Length: 60000"); })).read(),
-              "Content-Length 60000 for a range of 50000 bytes");
-  check_error(Opened(edited([](std::string& head) { replace(head, "bytes 100000-149999/300000", "0-1"); })).read(),
+  check_error(
+      Opened(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "bytes 100000-", "bytes 100001-"); }))
+          .read(),
+      "got range bytes 100001-149999/300000, asked for bytes=100000-149999");
+  check_error(
+      Opened(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "-149999", "-150000"); })).read(),
+      "got range");
+  check_error(
+      Opened(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "Length: 50000", "Length: 60000"); }))
+          .read(),
+      "Content-Length 60000 for a range of 50000 bytes");
+  check_error(Opened(edited_answer(kBodyBytes,
+                                   [](std::string& head) { replace_once(head, "bytes 100000-149999/300000", "0-1"); }))
+                  .read(),
               "Content-Range");
-  check_error(Opened(edited([](std::string& head) { replace(head, "/300000", "/*"); })).read(),
+  check_error(Opened(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "/300000", "/*"); })).read(),
               "does not tell the size");
-  check_error(Opened(edited([](std::string& head) { replace(head, "Content-Range", "X-Range"); })).read(),
-              "0 Content-Range headers");
+  check_error(
+      Opened(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "Content-Range", "X-Range"); }))
+          .read(),
+      "0 Content-Range headers");
   // Chunked: no Content-Length gives the surplus away, so the bytes are counted.
   Opened chunked([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
     RightAnswer right = right_answer(request, kBodyBytes);
-    replace(right.head, "Content-Length: 50000", "Transfer-Encoding: chunked");
+    replace_once(right.head, "Content-Length: 50000", "Transfer-Encoding: chunked");
     connection.send(right.head + "c351\r\n" + std::string(50'001, 'x') + "\r\n0\r\n\r\n");
   });
   const ReadRange longer = chunked.read();
@@ -119,37 +109,48 @@ TEST_CASE("hostile 27: a short but consistent 206") {
   });
   check_error(opened.read(), "got range bytes 100000-139999/300000");
   // When opening, only the archive's end makes a range shorter.
-  check_message(opening_error(fixed("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/300000\r\n"
-                                    "Content-Length: 10\r\n\r\n0123456789")),
+  check_message(opening_error(fixed_answer("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/300000\r\n"
+                                           "Content-Length: 10\r\n\r\n0123456789")),
                 "got range bytes 0-9/300000");
 }
 
 TEST_CASE("hostile 28: unsolicited gzip or multipart") {
   const TimeLimit limit(2);
-  check_error(Opened(edited([](std::string& head) { replace(head, "ETag", "Content-Encoding: gzip\r\nETag"); })).read(),
-              "encoded the range (gzip)");
-  check_error(Opened(edited([](std::string& head) {
-                replace(head, "ETag", "Content-Type: multipart/byteranges; boundary=x\r\nETag");
-              })).read(),
+  check_error(
+      Opened(edited_answer(kBodyBytes,
+                           [](std::string& head) { replace_once(head, "ETag", "Content-Encoding: gzip\r\nETag"); }))
+          .read(),
+      "encoded the range (gzip)");
+  check_error(Opened(edited_answer(kBodyBytes,
+                                   [](std::string& head) {
+                                     replace_once(head, "ETag",
+                                                  "Content-Type: multipart/byteranges; boundary=x\r\nETag");
+                                   }))
+                  .read(),
               "multipart");
-  CHECK(Opened(edited([](std::string& head) { replace(head, "ETag", "Content-Encoding: identity\r\nETag"); }))
-            .read()
-            .outcome.status.ok());
+  CHECK(
+      Opened(edited_answer(kBodyBytes,
+                           [](std::string& head) { replace_once(head, "ETag", "Content-Encoding: identity\r\nETag"); }))
+          .read()
+          .outcome.status.ok());
 }
 
 TEST_CASE("hostile 29: Content-Length overflowing, negative, twice") {
   const TimeLimit limit(3);
   for (const char* length : {"99999999999999999999999999", "-50000", "50000, 50000", "0x10", ""}) {
     CAPTURE(length);
-    const ReadRange read = Opened(edited([length](std::string& head) {
-                             replace(head, "Content-Length: 50000", std::string("Content-Length: ") + length);
+    const ReadRange read = Opened(edited_answer(kBodyBytes, [length](std::string& head) {
+                             replace_once(head, "Content-Length: 50000", std::string("Content-Length: ") + length);
                            })).read();
     CHECK(!read.outcome.status.ok());
     CHECK(read.bytes.empty());
   }
-  check_error(Opened(edited([](std::string& head) {
-                replace(head, "Content-Length: 50000", "Content-Length: 50000\r\nContent-Length: 49999");
-              })).read(),
+  check_error(Opened(edited_answer(kBodyBytes,
+                                   [](std::string& head) {
+                                     replace_once(head, "Content-Length: 50000",
+                                                  "Content-Length: 50000\r\nContent-Length: 49999");
+                                   }))
+                  .read(),
               "two different Content-Lengths");
 }
 
@@ -179,27 +180,17 @@ TEST_CASE("hostile 30: endless headers or body") {
   check_message(opening_error(endless_error), "404 Not Found");
 }
 
-namespace {
-// A right head, then a body that drips: `piece` bytes every 50 ms.
-Reply dripping(size_t piece) {
-  return [piece](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
-    connection.send(right_answer(request, kBodyBytes).head);
-    while (connection.send(std::string(piece, 'x')) && connection.wait(std::chrono::milliseconds(50))) continue;
-  };
-}
-}  // namespace
-
 TEST_CASE("hostile 31: a slow drip just above the stall limit") {
   {  // 2 KB/s against a limit of 256 B/s: not stalled, but the budget of the range ends it.
     const TimeLimit limit(4.5);
-    Opened opened(dripping(100));
+    Opened opened(dripping_answer(kBodyBytes, 100));
     const ReadRange read = opened.read();
     CHECK(read.bytes.size() < 50'000);
     check_message(read.outcome.status.error(), "deadline passed");
     CHECK(read.outcome.status.error().kind == ErrorKind::kNetwork);
   }
   const TimeLimit limit(1.5);  // with a deadline, that is the limit
-  Opened opened(dripping(100));
+  Opened opened(dripping_answer(kBodyBytes, 100));
   const ReadRange read = opened.read(in_seconds(1));
   check_message(read.outcome.status.error(), "deadline passed");
 }
@@ -221,18 +212,11 @@ TEST_CASE("hostile 32: a stall after the headers") {
 
 TEST_CASE("hostile 33: the connection cut in the middle of the body") {
   const TimeLimit limit(3);
-  const auto cut_after = [](size_t bytes) {
-    return [bytes](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
-      const RightAnswer right = right_answer(request, kBodyBytes);
-      connection.send(right.head + random_text(kBodyBytes).substr(right.first, std::min<uint64_t>(bytes, right.bytes)));
-      connection.close();
-    };
-  };
-  Opened never_whole(cut_after(10'000));
+  Opened never_whole(cut_answer(kBodyBytes, 10'000));
   check_error(never_whole.read(), "gave up after 3 attempts", 30'000);
 
   // Cut twice, then whole: every byte once, and only the rest asked for again.
-  Opened twice(cut_after(20'000));
+  Opened twice(cut_answer(kBodyBytes, 20'000));
   const ReadRange read = twice.read();
   REQUIRE(read.outcome.status.ok());
   CHECK(read.bytes == twice.body.substr(100'000, 50'000));
@@ -252,23 +236,23 @@ TEST_CASE("hostile 34: the ETag changing midway, or differing per replica") {
   CHECK(read.outcome.replaced);
   CHECK(other.server.requests() == 2);
 
-  Opened precondition(fixed("HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n"));
+  Opened precondition(fixed_answer("HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n"));
   CHECK(precondition.read().outcome.replaced);
   Opened longer([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
     answer_right(request, connection, random_text(kBodyBytes + 1));
   });
   CHECK(longer.read().outcome.replaced);
   Opened shorter(
-      fixed("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */100\r\nContent-Length: 0\r\n\r\n"));
+      fixed_answer("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */100\r\nContent-Length: 0\r\n\r\n"));
   CHECK(shorter.read().outcome.replaced);
-  Opened unnamed(edited([](std::string& head) { replace(head, "ETag: \"v1\"\r\n", ""); }));
+  Opened unnamed(edited_answer(kBodyBytes, [](std::string& head) { replace_once(head, "ETag: \"v1\"\r\n", ""); }));
   check_error(unnamed.read(), "without the ETag");
 }
 
 TEST_CASE("hostile 35: redirect loop, file:, another host with credentials") {
   const TimeLimit limit(3);
   const auto redirect_to = [](const std::string& location) {
-    return fixed("HTTP/1.1 302 Found\r\nLocation: " + location + "\r\nContent-Length: 0\r\n\r\n");
+    return fixed_answer("HTTP/1.1 302 Found\r\nLocation: " + location + "\r\nContent-Length: 0\r\n\r\n");
   };
   check_message(opening_error(redirect_to("/again")), "redirected more than 5 times");
   check_message(opening_error(redirect_to("file:///etc/passwd")), "redirected, not followed");
@@ -304,24 +288,25 @@ TEST_CASE("hostile 35: redirect loop, file:, another host with credentials") {
 TEST_CASE("hostile 36: a captive portal's HTML with 200") {
   const TimeLimit limit(2);
   const Reply portal =
-      fixed("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 5\r\n\r\nlogin");
+      fixed_answer("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 5\r\n\r\nlogin");
   check_message(opening_error(portal), "captive portal");
   check_error(Opened(portal).read(), "captive portal");
 }
 
 TEST_CASE("hostile 37: 416, 429 and 503 with an absurd Retry-After") {
   const TimeLimit limit(4);
-  Opened out_of_range(fixed("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n"));
+  Opened out_of_range(fixed_answer("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n"));
   check_error(out_of_range.read(), "416 Range Not Satisfiable");
   for (const char* after : {"86400", "99999999999999999999999", "Fri, 01 Jan 2100 00:00:00 GMT"}) {
     for (const int status : {429, 503}) {
-      Opened busy(fixed(fmt::format("HTTP/1.1 {} x\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n", status, after)));
+      Opened busy(
+          fixed_answer(fmt::format("HTTP/1.1 {} x\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n", status, after)));
       check_error(busy.read(), "to be retried after");
       CHECK(busy.server.requests() == 2);  // asked once, not again
     }
   }
   // Nonsense is as good as none: tried again after our own delay.
-  Opened nonsense(fixed("HTTP/1.1 503 x\r\nRetry-After: -5\r\nContent-Length: 0\r\n\r\n"));
+  Opened nonsense(fixed_answer("HTTP/1.1 503 x\r\nRetry-After: -5\r\nContent-Length: 0\r\n\r\n"));
   check_error(nonsense.read(), "gave up after 3 attempts");
   // A wait that fits is kept.
   Opened once([](const ScriptedRequest& request, ScriptedServer::Connection& connection) {
@@ -335,14 +320,14 @@ TEST_CASE("hostile 37: 416, 429 and 503 with an absurd Retry-After") {
   CHECK(once.read().outcome.status.ok());
   CHECK(NetClock::now() - start >= std::chrono::seconds(1));
   // One that does not fit before the deadline ends at once.
-  Opened late(fixed("HTTP/1.1 503 x\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n"));
+  Opened late(fixed_answer("HTTP/1.1 503 x\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n"));
   const TimeLimit at_once(0.5);
   check_error(late.read(in_seconds(1)), "to be retried after 2 s");
 }
 
 TEST_CASE("hostile 38: a 403 midway (an expired signature)") {
   const TimeLimit limit(2);
-  Opened opened(fixed("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"));
+  Opened opened(fixed_answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"));
   check_error(opened.read(), "has expired");
   CHECK(opened.server.requests() == 2);
 

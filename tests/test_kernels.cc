@@ -302,15 +302,20 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
   const Kernels& scalar = scalar_kernels();
   for (const size_t dim : {size_t{64}, size_t{128}, size_t{80}, size_t{7}, size_t{1}, size_t{36}, size_t{256}}) {
     const size_t components = 1 + random() % dim;
-    std::vector<std::array<int16_t, kLanes>> q(components);
-    std::vector<const int16_t*> rows_of_q;
-    for (size_t k = 0; k < components; ++k) {
-      for (int16_t& value : q[k]) {
+    std::vector<int16_t> q(components * kLanes);
+    std::vector<uint32_t> live;
+    for (uint32_t k = 0; k < components; ++k) {
+      live.push_back(k);
+      if (k % 3 == 1) continue;  // zero, but for a single value in every other one
+      for (uint32_t lane = 0; lane < kLanes; ++lane) {
+        int16_t& value = q[k * kLanes + lane];
         value = static_cast<int16_t>(random() % 8 == 0 ? random() : static_cast<uint32_t>(random() % 9) - 4);
         if (value == INT16_MIN) value = INT16_MAX;
       }
-      rows_of_q.push_back(q[k].data());
     }
+    for (uint32_t k = 4; k < components; k += 6) q[k * kLanes + random() % kLanes] = 1;
+    std::vector<uint32_t> some_live;
+    for (uint32_t k = 0; k < components; k += 1 + random() % 2) some_live.push_back(k);
     const std::vector<float> weights = random_floats(random, components * dim);
     std::vector<const float*> weight_rows;
     for (size_t k = 0; k < components; ++k) weight_rows.push_back(&weights[k * dim]);
@@ -332,8 +337,10 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     for (size_t lane = 0; lane < kLanes; lane += 3) wide_scale[lane] *= std::ldexp(1.0f, static_cast<int>(lane) - 20);
 
     struct Outcome {
-      std::vector<float> units, matrix, none, hadamard, norm, neox, scaled, forward, columns, sums, largest;
+      std::vector<float> units, sparse_units, matrix, none, hadamard, norm, neox, scaled, forward, columns, sums,
+          largest;
       std::vector<uint16_t> halves;
+      std::vector<uint32_t> kept;
       std::vector<int32_t> quantized;
       bool all_fit = false;
       bool none_fit = false;
@@ -341,7 +348,15 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     const auto run = [&](const Kernels& k) {
       Outcome out;
       out.units.resize(components * kLanes);
-      k.units(rows_of_q.data(), components, out.units.data());
+      std::vector<uint32_t> kept(components);
+      CHECK(k.units(q.data(), live.data(), components, false, out.units.data(), kept.data()) == components);
+      CHECK(kept == live);
+      out.sparse_units.resize(some_live.size() * kLanes);
+      out.kept.resize(some_live.size());
+      const size_t some =
+          k.units(q.data(), some_live.data(), some_live.size(), true, out.sparse_units.data(), out.kept.data());
+      out.sparse_units.resize(some * kLanes);
+      out.kept.resize(some);
       out.matrix.resize(dim * kLanes);
       k.inverse_matrix(out.units.data(), weight_rows.data(), components, dim, scale.data(), mean.data(),
                        out.matrix.data());
@@ -390,6 +405,8 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       CAPTURE(dim);
       const Outcome found = run(*kernels);
       CHECK(same_bits(found.units, expected.units));
+      CHECK(same_bits(found.sparse_units, expected.sparse_units));
+      CHECK(found.kept == expected.kept);
       CHECK(same_bits(found.matrix, expected.matrix));
       CHECK(same_bits(found.none, expected.none));
       CHECK(same_bits(found.halves, expected.halves));

@@ -222,3 +222,30 @@ TEST_CASE("plan: blending takes engine time only, where it removes most") {
   CHECK(plan.expected_distortion < without.expected_distortion);
   CHECK(plan.next == without.next);
 }
+
+TEST_CASE("planner: the engine does not begin what the link brings sooner, and sections count as missing") {
+  const ContextCosts costs = sample_costs(10, 0);  // bases of 10,000 bytes
+  PlanGoal goal;
+  goal.deadline_s = 20;
+  goal.prefill_tokens_per_s = costs.tokens[0];       // a second for a chunk
+  const ThroughputEstimate link = known_link(5000);  // two seconds for a base
+  PlanState state(costs.chunks());
+  CHECK(engine_chunk_pays(costs, goal, link, state));
+  // The last chunk that is missing: the engine is faster; where it has to pass three loaded ones first, the link is.
+  for (uint32_t chunk = 1; chunk < 10; ++chunk) state.held[chunk] = state.requested[chunk] = 1;
+  CHECK(engine_chunk_pays(costs, goal, link, state));
+  state.held[0] = state.requested[0] = 1;
+  state.held[3] = state.requested[3] = 0;
+  CHECK_FALSE(engine_chunk_pays(costs, goal, link, state));
+  // Sections that have to come anyway: the link needs longer than the engine now.
+  CHECK(make_plan(costs, goal, known_link(1500), state).base_is_safe);
+  state.sections_missing_bytes = 20'000;
+  CHECK_FALSE(make_plan(costs, goal, known_link(1500), state).base_is_safe);
+  CHECK(engine_chunk_pays(costs, goal, link, state));
+  // An idle engine computes what it can finish.
+  goal.recompute = RecomputeMode::kAlways;
+  state.now_s = 18.5;
+  CHECK(engine_chunk_pays(costs, goal, link, state));
+  state.now_s = 19.5;
+  CHECK_FALSE(engine_chunk_pays(costs, goal, link, state));
+}

@@ -33,7 +33,8 @@ Difference difference_of(const KvTensor& a, const KvTensor& b) {
 }
 
 // The difference of decoded and original values at every level, against the report and the archive's own numbers.
-void check_report(const KvFile& file, const ModelFacts* facts, const EncodeOptions& options) {
+void check_report(const KvFile& file, const ModelFacts* facts, EncodeOptions options) {
+  options.measure_all = true;
   MemorySink sink;
   const EncodeReport report = must(encode_archive(file, facts, options, sink));
   MemorySource source(sink.bytes());
@@ -53,7 +54,8 @@ void check_report(const KvFile& file, const ModelFacts* facts, const EncodeOptio
     const Difference difference = difference_of(file.tensor, restored.tensor);
     CHECK(difference.relative > 0);
     CHECK(report.levels[level].relative_error == doctest::Approx(difference.relative).epsilon(1e-5));
-    if (level + 1 == directory.levels) CHECK(report.max_error == doctest::Approx(difference.largest).epsilon(1e-6));
+    if (level + 1 == directory.levels)
+      CHECK(report.max_error.value() == doctest::Approx(difference.largest).epsilon(1e-6));
     double of_blocks = 0;
     for (uint32_t chunk = 0; chunk < directory.chunks.size(); ++chunk) {
       of_blocks += double{directory.block(level, chunk).distortion};
@@ -98,6 +100,27 @@ TEST_CASE("reported errors are those of decoding: with a profile and its token c
     check_report(read_kv(read_sample("llama/lighthouse-f16.slot.bin"), &nano_model), &nano_model, options);
     options.profile = &smollm2;
     check_report(read_kv(read_sample("smollm2-harbour.slot.bin"), &smollm2_model), &smollm2_model, options);
+  }
+}
+
+TEST_CASE("reported errors from a sample of the tokens are close to those of all") {
+  const Profile profile = must(read_profile(read_sample("profiles/smollm2-135m.kvprofile"), "smollm2"));
+  const ModelFacts facts = must(read_model_facts(sample_path("smollm2-135m.model.json")));
+  const KvFile file = read_kv(read_sample("smollm2-harbour.slot.bin"), &facts);
+  EncodeOptions options;
+  options.profile = &profile;
+  MemorySink sampled_archive, whole_archive;
+  const EncodeReport sampled = must(encode_archive(file, &facts, options, sampled_archive));
+  options.measure_all = true;
+  const EncodeReport whole = must(encode_archive(file, &facts, options, whole_archive));
+  CHECK(!sampled.max_error.has_value());
+  CHECK(whole.max_error.has_value());
+  // The identity section has the errors as text.
+  CHECK(std::fabs(static_cast<double>(sampled.archive_bytes) - static_cast<double>(whole.archive_bytes)) < 64);
+  REQUIRE(sampled.levels.size() == whole.levels.size());
+  for (size_t level = 0; level < whole.levels.size(); ++level) {
+    CHECK(sampled.levels[level].relative_error == doctest::Approx(whole.levels[level].relative_error).epsilon(0.02));
+    CHECK(sampled.levels[level].relative_error != whole.levels[level].relative_error);
   }
 }
 

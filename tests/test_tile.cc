@@ -35,7 +35,8 @@ struct TileUnderTest {
     }
     std::vector<int8_t> classes(size_t{random_shape.tokens} * shape.kv_heads);
     for (size_t i = 0; i < classes.size(); ++i) classes[i] = static_cast<int8_t>(static_cast<int>(i % 8) - 4);
-    Result<EncodedTile> encoded = encode_tile(context(), {plane.view, choice.forward, 0, {}, classes}, false);
+    Result<EncodedTile> encoded =
+        encode_tile(context(), {plane.view, choice.forward, 0, {}, classes, 0}, Measuring::kNone);
     REQUIRE(encoded.ok());
     tile = std::move(encoded).value();
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/engine/engine_front.h"
 
-#include <chrono>
+#include <algorithm>
 
 namespace kvpack {
 
@@ -24,7 +24,11 @@ EngineFront::~EngineFront() {
 
 double EngineFront::prefill_tokens_per_s() const {
   const std::lock_guard lock(mutex_);
-  return seconds_ > 0 ? tokens_computed_ / seconds_ : assumed_tokens_per_s_;
+  const double known = seconds_ > 0 ? tokens_computed_ / seconds_ : assumed_tokens_per_s_;
+  if (chunk_tokens_ == 0) return known;
+  // A chunk that takes longer than it should says so before it is done.
+  const std::chrono::duration<double> under_way = std::chrono::steady_clock::now() - chunk_begin_;
+  return std::min(known, (tokens_computed_ + chunk_tokens_) / (seconds_ + under_way.count()));
 }
 
 void EngineFront::begin_chunk(uint32_t chunk) {
@@ -51,12 +55,15 @@ void EngineFront::work() {
       status_ = invalid_argument("the archive has no token ids for what is to be recomputed");
       continue;
     }
+    const uint32_t chunk_begin = chunk > 0 ? chunk_ends_[chunk - 1] : 0;
+    chunk_tokens_ = chunk_ends_[chunk] - chunk_begin;
+    chunk_begin_ = std::chrono::steady_clock::now();
     lock.unlock();
     // All tokens up to the chunk's end: the engine reuses what it has.
-    const auto begin = std::chrono::steady_clock::now();
     const auto report = engine_.prefill(std::span(tokens_).first(chunk_ends_[chunk]));
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - chunk_begin_;
     lock.lock();
+    chunk_tokens_ = 0;
     if (report.ok()) {
       computed_ = chunk + 1;
       tokens_computed_ += report->computed_tokens;

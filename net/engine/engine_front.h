@@ -2,6 +2,7 @@
 // An Engine that recomputes a context's front chunk by chunk, in a thread, while the fetcher loads from the back.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -39,6 +40,8 @@ class EngineFront : public FrontComputer {
   uint32_t computed_ = 0;
   double tokens_computed_ = 0;
   double seconds_ = 0;
+  double chunk_tokens_ = 0;  // of the chunk under way, 0: none
+  std::chrono::steady_clock::time_point chunk_begin_;
   Status status_;
   bool ended_ = false;
   std::thread thread_;

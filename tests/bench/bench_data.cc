@@ -83,7 +83,7 @@ std::unique_ptr<TileSet> make_tile_set(double step) {
   for (size_t p = 0; p < set->shapes.size(); ++p) {
     const KvView view = slice_tokens(sample_file().tensor.planes[p].view, 1, kTileTokens);
     const TileContext context{set->shapes[p], set->parameters[p], nullptr, set->positions, {}};
-    EncodedTile tile = require(encode_tile(context, {view, forward[p], 0, {}, {}}, false));
+    EncodedTile tile = require(encode_tile(context, {view, forward[p], 0, {}, {}, 0}, Measuring::kNone));
     set->tiles.push_back(std::move(tile.levels[0]));
     set->coded_bytes += set->tiles.back().size();
     set->values += uint64_t{kTileTokens} * set->shapes[p].channels();

@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "net"))
 
 from llama_server import Server
-import shaped_test
+import links
 
 TEXTS = [ROOT / "tests" / "engine" / "texts" / name for name in ("code.txt", "report.txt")] + [
     ROOT / "samples" / "lighthouse.txt", ROOT / "tests" / "engine" / "texts" / "story.txt"]
@@ -157,7 +157,7 @@ def measure(bench, rates):
     rows = []
     prefill_s, _ = bench.timed(None, bench.prefill)
     rows.append(["prefill", 0, [prefill_s] * len(rates), None])
-    shapes = [shaped_test.Shape(f"{rate} Mb/s", rate, RTT_MS) for rate in rates]
+    shapes = [links.Shape(f"{rate} Mb/s", rate, RTT_MS) for rate in rates]
     raw_bytes = (bench.www / "raw.bin").stat().st_size
     rows.append(["raw slot", raw_bytes, [], None])
     for shape in shapes:
@@ -242,8 +242,8 @@ def main():
         os.chmod(folder, 0o755)
         for part in ("slots", "www"):
             (folder / part).mkdir()
-        namespaces = arguments.link and shaped_test.NamespaceLink.is_possible()
-        link = shaped_test.NamespaceLink(arguments.link, folder) if namespaces else shaped_test.ProxyLink(folder)
+        namespaces = arguments.link and links.NamespaceLink.is_possible()
+        link = links.NamespaceLink(arguments.link, folder) if namespaces else links.ProxyLink(folder)
         home = os.open("/proc/self/ns/net", os.O_RDONLY)
         try:
             if namespaces:

@@ -191,6 +191,43 @@ class FetchTest(unittest.TestCase):
         self.assertEqual({line["event"] for line in lines}, {"chunk", "done"})
         self.assertTrue(all(line["levels"] >= 1 for line in lines if line["event"] == "chunk"))
 
+    def test_killed_at_any_time_it_leaves_the_whole_file_or_none(self):
+        server = self.serve(8e6)
+        begin = time.monotonic()
+        self.fetch(server.url, "--ttft", "400ms")
+        took = time.monotonic() - begin
+        for i in range(12):
+            self.out.unlink(missing_ok=True)
+            process = self.start("fetch", server.url, "--ttft", "400ms", "-o", self.out)
+            # Around the time at which it appears.
+            time.sleep(took * (0.9 + 0.02 * i))
+            process.kill()
+            process.communicate()
+            if self.out.exists():
+                content = self.out.read_bytes()
+                self.assertEqual(len(content), len(self.values))
+                self.assertNotIn(bytes(512), content[4096:])
+        self.out.write_bytes(b"before")
+        process = self.start("fetch", server.url, "--ttft", "400ms", "-f", "-o", self.out)
+        time.sleep(took / 2)
+        process.kill()
+        process.communicate()
+        self.assertEqual(self.out.read_bytes(), b"before")
+
+    def test_verify_and_decode_of_a_url(self):
+        server = self.serve(1e9)
+        self.finish(self.start("verify", server.url))
+        verified = server.requests
+        self.finish(self.start("decode", server.url, "-o", self.out))
+        self.assertEqual(self.out.read_bytes(), self.values)
+        # By the megabyte, not by the block; each byte once.
+        self.assertLessEqual(verified, 3 + self.bytes // 2**20)
+        self.assertLessEqual(server.requests - verified, 6 + self.bytes // 2**18)
+        self.assertLessEqual(server.sent, 2.1 * self.bytes + 4 * OPENING_BYTES)
+        before = server.sent
+        self.finish(self.start("decode", server.url, "--level", "0", "-f", "-o", self.out))
+        self.assertLess(server.sent - before, self.bytes // 2)
+
     def test_plan_explains_in_text_json_and_a_picture(self):
         command = ["plan", self.archive, "--bandwidth", "10Mbit", "--ttft", "2s"]
         out, _ = self.finish(self.start(*command, "--explain", "--plot", self.folder / "plan.svg"))
