@@ -57,10 +57,7 @@ Status check_standard_input_used_once(const EncodeArguments& arguments) {
 
 }  // namespace
 
-void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
-  verb.add_option("IN", arguments.input, "KV file: llama.cpp state, safetensors or npy; - for standard input")
-      ->type_name(kFileType)
-      ->required();
+void declare_encoding(CLI::App& verb, EncodeArguments& arguments) {
   verb.add_option("-o,--output", arguments.output, "archive to write; - for standard output")
       ->type_name(kFileType)
       ->required();
@@ -103,6 +100,13 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
   verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing archive");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
+}
+
+void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
+  verb.add_option("IN", arguments.input, "KV file: llama.cpp state, safetensors or npy; - for standard input")
+      ->type_name(kFileType)
+      ->required();
+  declare_encoding(verb, arguments);
   verb.footer(
       "Examples:\n"
       "  kvpack encode slot.bin --model model.gguf -o ctx.kvp\n"
@@ -114,6 +118,15 @@ void declare_encode(CLI::App& verb, EncodeArguments& arguments) {
 
 Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
   KVPACK_RETURN_IF_ERROR(check_standard_input_used_once(arguments));
+  return encode_opened(
+      arguments,
+      [&](const KvReadOptions& options) {
+        return read_kv_input(arguments.input, options.facts, options.hadamard_rotated);
+      },
+      console);
+}
+
+Result<int> encode_opened(const EncodeArguments& arguments, const KvOpener& open, Console& console) {
   KVPACK_ASSIGN_OR_RETURN(const auto output,
                           OutputFile::prepare(arguments.output, arguments.overwrite,
                                               {arguments.input, arguments.model, arguments.text, arguments.profile,
@@ -128,7 +141,7 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
 
   Stopwatch watch;
   const KvReadOptions read{facts ? &*facts : nullptr, !arguments.no_hadamard};
-  KVPACK_ASSIGN_OR_RETURN(KvFile file, read_kv_input(arguments.input, read.facts, read.hadamard_rotated));
+  KVPACK_ASSIGN_OR_RETURN(KvFile file, open(read));
   const std::optional<ModelFacts> reordered = file.facts;  // to the file's channels
   const ModelFacts* model = reordered ? &*reordered : read.facts;
   KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile, profile_for(arguments, model));
@@ -137,14 +150,15 @@ Result<int> run_encode(const EncodeArguments& arguments, Console& console) {
     options.profile_hash = profile->hash;
     if (arguments.embed_profile) options.embedded_profile = profile->bytes;
   }
+  Progress progress(console, "encoding", file.tensor.raw_bytes());
   std::vector<std::string> notes;
-  const Status chosen = choose_tokens(arguments.tokens, read, model, file, options, notes);
+  const Status chosen = choose_tokens(arguments.tokens, read, model, file, options,
+                                      {arguments.model, arguments.measure, progress.callback()}, notes);
   if (!chosen.ok()) return chosen.error();
   EncodeTimes times;
   times.read_seconds = watch.lap();
 
   options.spill_folder = output->folder();
-  Progress progress(console, "encoding", file.tensor.raw_bytes());
   options.progress = progress.callback();
   std::optional<Profile> measured;
   if (!profile && arguments.quality != quality_name(Quality::kLossless)) {

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -35,6 +36,12 @@ struct EncodeArguments {
   bool overwrite = false;
   bool json = false;
 };
+
+// What `save` shares with it: all options but the input, --output and --force included.
+void declare_encoding(CLI::App& verb, EncodeArguments& arguments);
+// Opens the KV file to encode, which messages call `arguments.input`.
+using KvOpener = std::function<Result<KvFile>(const KvReadOptions&)>;
+Result<int> encode_opened(const EncodeArguments& arguments, const KvOpener& open, Console& console);
 
 void declare_encode(CLI::App& verb, EncodeArguments& arguments);
 Result<int> run_encode(const EncodeArguments& arguments, Console& console);

@@ -13,7 +13,7 @@ enum ExitCode : int {
   kExitOk = 0,
   kExitOther = 1,
   kExitUsage = 2,
-  kExitLate = 3,  // plan, fetch: after the deadline, or not everything came
+  kExitLate = 3,  // plan, fetch, load: after the deadline, or not everything came
   kExitNotKvpack = 10,
   kExitUnsupported = 11,
   kExitCorrupt = 12,  // truncated too

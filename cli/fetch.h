@@ -7,6 +7,8 @@
 #include <string>
 
 #include "cli/console.h"
+#include "cli/decode.h"
+#include "cli/engine_options.h"
 #include "cli/net_options.h"
 
 namespace kvpack::cli {
@@ -18,9 +20,7 @@ struct FetchArguments {
   std::string model;    // only to find a profile beside it
   std::optional<double> ttft_s;
   std::optional<double> last_prefill_s;
-  std::string engine;       // URL of a llama-server; "": none
-  std::string slot_folder;  // its --slot-save-path
-  uint32_t slot = 0;
+  EngineArguments engine;
   std::optional<double> prefill_tokens_per_s;
   std::string recompute = "needed";
   std::string cache;
@@ -32,6 +32,11 @@ struct FetchArguments {
   bool overwrite = false;
   NetArguments net;
 };
+
+// What `load` shares with it: all options about the archive, its link and the engine, none about the output.
+void declare_fetching(CLI::App& verb, FetchArguments& arguments, const std::string& engine_purpose);
+// How what comes is decoded, as far as the arguments say.
+DecodeArguments decoding_of(const FetchArguments& arguments);
 
 void declare_fetch(CLI::App& verb, FetchArguments& arguments);
 Result<int> run_fetch(const FetchArguments& arguments, Console& console);

@@ -111,12 +111,14 @@ Status FetchDecoder::finish() {
 
 Status FetchDecoder::decode() {
   KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader_));
-  KVPACK_ASSIGN_OR_RETURN(DecodePlan plan, plan_decode(DecodeArguments{}, reader_, identity));
+  KVPACK_ASSIGN_OR_RETURN(DecodePlan plan, plan_decode(options_.decoding, reader_, identity));
   notes_ = plan.notes;
-  KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
-                          find_profile_for_archive(options_.profile, options_.model, reader_, identity));
+  KVPACK_ASSIGN_OR_RETURN(
+      const std::optional<LoadedProfile> profile,
+      find_profile_for_archive(options_.decoding.profile, options_.decoding.model, reader_, identity));
   if (profile) plan.options.profile = &profile->profile;
-  const unsigned threads = options_.threads > 0 ? options_.threads : std::max(1u, std::thread::hardware_concurrency());
+  const unsigned threads =
+      plan.options.threads > 0 ? plan.options.threads : std::max(1u, std::thread::hardware_concurrency());
   if (plan.restores_source) return decode_source_file(identity, plan, threads);
   plan.options.threads = threads;
   plan.options.next_step = steps();

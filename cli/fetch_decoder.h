@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -20,9 +19,7 @@ namespace kvpack::cli {
 
 struct FetchDecoderOptions {
   uint32_t worth_levels = 1;  // chunks below that wait until finish()
-  unsigned threads = 0;       // 0: one per core
-  std::string profile;        // as for decode
-  std::string model;
+  DecodeArguments decoding;   // as for decode; its input and output are not looked at
 };
 
 class FetchDecoder {

@@ -15,6 +15,7 @@
 #include "cli/exit_code.h"
 #include "cli/fetch.h"
 #include "cli/inspect.h"
+#include "cli/load.h"
 #include "cli/man_page.h"
 #include "cli/mistyped_word.h"
 #include "cli/model.h"
@@ -22,6 +23,7 @@
 #include "cli/plan.h"
 #include "cli/profile.h"
 #include "cli/push.h"
+#include "cli/save.h"
 #include "cli/serve.h"
 #include "cli/verify.h"
 #include "cli/version.h"
@@ -46,6 +48,8 @@ struct CommandLine {
   InspectArguments inspect;
   VerifyArguments verify;
   FetchArguments fetch;
+  LoadArguments load;
+  SaveArguments save;
   PlanArguments plan;
   DiffArguments diff;
   ModelArguments model;
@@ -107,6 +111,9 @@ void declare_program(CommandLine& line) {
   add_verb(line, "verify", "check that archives are whole", line.verify, declare_verify, run_verify);
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
   add_verb(line, "fetch", "bring a context from a URL before a deadline", line.fetch, declare_fetch, run_fetch);
+  add_verb(line, "load", "restore a context into a running llama-server", line.load, declare_load, run_load);
+  add_verb(line, "save", "take a context out of a running llama-server into an archive", line.save, declare_save,
+           run_save);
   add_verb(line, "plan", "predict a fetch on a given link", line.plan, declare_plan, run_plan);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,

@@ -7,6 +7,7 @@
 #include "cli/input_file.h"
 #include "cli/option_types.h"
 #include "cli/quantities.h"
+#include "codec/context_profile.h"
 #include "codec/token_keep.h"
 #include "codec/token_selection.h"
 #include "formats/npy_array.h"
@@ -25,6 +26,21 @@ Result<TokenScores> read_scores(const std::string& path, const KvTensor& tensor)
   return scores.ok() ? std::move(scores) : about_file(scores.error(), path);
 }
 
+Result<TokenScores> measure_scores(const KvFile& file, const ModelFacts* facts, const ScoreMeasurement& measurement,
+                                   unsigned threads) {
+  if (facts == nullptr || measurement.model_path.empty()) {
+    return invalid_argument("--saliency engine needs the model's weights: --model with a GGUF");
+  }
+  KVPACK_ASSIGN_OR_RETURN(const auto source, open_file_source(measurement.model_path));
+  ContextProfileOptions options;
+  options.threads = threads;
+  options.progress = measurement.progress;
+  if (measurement.queries > 0) options.queries = measurement.queries;
+  const auto measured = measure_token_scores(file, *facts, *source, options);
+  if (!measured.ok()) return measured.error().within("--saliency engine");
+  return spread_token_scores(measured->shape, measured->values, file.tensor);
+}
+
 Status check_arguments(const TokenArguments& arguments) {
   if (arguments.keep_top && *arguments.keep_top > 1) {
     return invalid_argument(
@@ -39,9 +55,12 @@ Status check_arguments(const TokenArguments& arguments) {
 
 // The scores to go by: the caller's, or the profile's where they are needed.
 Result<std::optional<TokenScores>> scores_for(const TokenArguments& arguments, const ModelFacts* facts,
-                                              const KvFile& file, const EncodeOptions& options) {
+                                              const KvFile& file, const EncodeOptions& options,
+                                              const ScoreMeasurement& measurement) {
   std::optional<TokenScores> scores;
-  if (!arguments.saliency.empty()) {
+  if (arguments.saliency == kMeasuredSaliency) {
+    KVPACK_ASSIGN_OR_RETURN(scores, measure_scores(file, facts, measurement, options.threads));
+  } else if (!arguments.saliency.empty()) {
     KVPACK_ASSIGN_OR_RETURN(scores, read_scores(arguments.saliency, file.tensor));
   } else if (arguments.selects() && options.profile != nullptr && facts != nullptr) {
     auto predicted = predict_token_scores(file.tensor, *facts, *options.profile);
@@ -87,7 +106,8 @@ Status keep_some(const TokenArguments& arguments, const KvReadOptions& read, con
 void declare_tokens(CLI::App& verb, TokenArguments& arguments) {
   auto* saliency = verb.add_option("--saliency", arguments.saliency,
                                    "scores of the tokens, .npy [layer][kv_head][token] or [token]: larger ones are "
-                                   "kept more exactly (default: the profile's)");
+                                   "kept more exactly (default: the profile's); or 'engine': measured by taking the "
+                                   "context's last tokens through the model (as many as --measure says)");
   saliency->type_name(kFileType);
   auto* keep =
       verb.add_option("--keep", arguments.keep, "keep only these tokens, .npy mask [token] or [layer][kv_head][token]");
@@ -102,9 +122,9 @@ void declare_tokens(CLI::App& verb, TokenArguments& arguments) {
 }
 
 Status choose_tokens(const TokenArguments& arguments, const KvReadOptions& read, const ModelFacts* facts, KvFile& file,
-                     EncodeOptions& options, std::vector<std::string>& notes) {
+                     EncodeOptions& options, const ScoreMeasurement& measurement, std::vector<std::string>& notes) {
   KVPACK_RETURN_IF_ERROR(check_arguments(arguments));
-  KVPACK_ASSIGN_OR_RETURN(std::optional<TokenScores> scores, scores_for(arguments, facts, file, options));
+  KVPACK_ASSIGN_OR_RETURN(std::optional<TokenScores> scores, scores_for(arguments, facts, file, options, measurement));
   if (arguments.selects()) {
     KVPACK_RETURN_IF_ERROR(keep_some(arguments, read, facts, scores, file, options, notes));
   } else if (scores) {

@@ -12,8 +12,11 @@
 
 namespace kvpack::cli {
 
+// The value of --saliency that has the scores measured: the context's last tokens are taken through the model.
+inline constexpr const char* kMeasuredSaliency = "engine";
+
 struct TokenArguments {
-  std::string saliency;  // .npy; "": none
+  std::string saliency;  // .npy, or kMeasuredSaliency; "": none
   std::string keep;      // .npy; "": all
   std::optional<double> keep_top;
   bool per_head = false;
@@ -25,9 +28,16 @@ struct TokenArguments {
 
 void declare_tokens(CLI::App& verb, TokenArguments& arguments);
 
-// Reads the arrays, replaces `file` by what is kept of it, and sets `options.token_weights`. `read` is what the file
-// was read with, `facts` what holds for it (may be null). One line per thing done is added to `notes`.
+// Where scores can be measured.
+struct ScoreMeasurement {
+  std::string model_path;
+  uint32_t queries = 0;
+  ProgressFn progress;
+};
+
+// Reads the arrays or measures, replaces `file` by what is kept of it, and sets `options.token_weights`. `read` is what
+// the file was read with, `facts` what holds for it (may be null). One line per thing done is added to `notes`.
 Status choose_tokens(const TokenArguments& arguments, const KvReadOptions& read, const ModelFacts* facts, KvFile& file,
-                     EncodeOptions& options, std::vector<std::string>& notes);
+                     EncodeOptions& options, const ScoreMeasurement& measurement, std::vector<std::string>& notes);
 
 }  // namespace kvpack::cli

@@ -29,4 +29,16 @@ struct ContextProfileOptions {
 Result<Profile> profile_of_context(const KvFile& file, const ModelFacts& facts, ByteSource& model,
                                    const ContextProfileOptions& options);
 
+// How much each token matters to what follows a context, as its last tokens show it (they ask, attention answers) and
+// not as a profile's regression on keys expects: [layer with KV][kv_head][token], for EncodeOptions::token_weights by
+// way of spread_token_scores().
+struct MeasuredTokenScores {
+  std::vector<uint64_t> shape;
+  std::vector<float> values;  // relative within a head, above 0
+};
+// The asking tokens, which nothing was asked of, count as others at their distance from the end did; what lies beyond
+// the window, or before a sliding one, as 1, the mean. Errors: as profile_of_context().
+Result<MeasuredTokenScores> measure_token_scores(const KvFile& file, const ModelFacts& facts, ByteSource& model,
+                                                 const ContextProfileOptions& options);
+
 }  // namespace kvpack

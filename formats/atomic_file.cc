@@ -145,6 +145,13 @@ class StdoutSink : public ByteSink {
 
 }  // namespace
 
+ScratchPath::ScratchPath(std::string path) : path_(std::move(path)), signal_slot_(register_temporary_path(path_)) {}
+
+ScratchPath::~ScratchPath() {
+  ::unlink(path_.c_str());
+  forget_temporary_path(signal_slot_);
+}
+
 void remove_temporary_files_on_signal() {
   for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGBUS}) {
     struct sigaction previous = {};

@@ -97,9 +97,23 @@ class AtomicFile : public ByteSink, public PlacedSink {
   std::atomic<uint64_t> written_at_ = 0;  // bytes, by write_at()
 };
 
+// A file name that somebody else writes or reads for a while: whatever is there is removed with this object.
+class ScratchPath {
+ public:
+  explicit ScratchPath(std::string path);
+  ~ScratchPath();
+  ScratchPath(const ScratchPath&) = delete;
+  ScratchPath& operator=(const ScratchPath&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+  const int signal_slot_;
+};
+
 // From now on SIGINT, SIGTERM, SIGHUP and SIGBUS (a mapped input that shrinks; it is said so) remove the temporary
-// files of all AtomicFiles (the first 64 open at a time) before they end the process as they would have. A signal that
-// is ignored (nohup) stays ignored. Call once, from main.
+// files of all AtomicFiles and ScratchPaths (the first 64 at a time) before they end the process as they would have. A
+// signal that is ignored (nohup) stays ignored. Call once, from main.
 void remove_temporary_files_on_signal();
 
 }  // namespace kvpack

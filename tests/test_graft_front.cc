@@ -27,28 +27,32 @@ Bytes with_other_values(const Bytes& state, uint32_t begin, uint32_t end) {
   return std::move(*image.bytes);
 }
 
+Result<Bytes> graft(Bytes fetched, Bytes engine_state, uint32_t tokens) {
+  return graft_front(std::move(fetched), std::make_shared<const FileBytes>(std::move(engine_state)), tokens);
+}
+
 }  // namespace
 
 TEST_CASE("graft: the front is the engine's, everything else the fetched file's") {
   const Bytes state = sample_state();
   // Fetched: a wrong front. Engine: right up to 500, then wrong.
-  const auto whole = graft_front(with_other_values(state, 0, 500), with_other_values(state, 500, 1283), 500);
+  const auto whole = graft(with_other_values(state, 0, 500), with_other_values(state, 500, 1283), 500);
   REQUIRE(whole.ok());
   CHECK(*whole == state);
-  const auto less = graft_front(with_other_values(state, 0, 500), state, 499);
+  const auto less = graft(with_other_values(state, 0, 500), state, 499);
   REQUIRE(less.ok());
   CHECK(*less == with_other_values(state, 499, 500));
-  CHECK(graft_front(state, state, 0).value() == state);
+  CHECK(graft(state, state, 0).value() == state);
 }
 
 TEST_CASE("graft: halves that do not fit are refused") {
   const Bytes state = sample_state();
   const auto quantized = read_whole_file(std::string(KVPACK_SAMPLES_DIR) + "/llama/lighthouse-q8_0.slot.bin");
   REQUIRE(quantized.ok());
-  CHECK(graft_front(state, *quantized, 10).error().kind == ErrorKind::kInvalidArgument);
-  CHECK_FALSE(graft_front(state, state, 5000).ok());
-  CHECK_FALSE(graft_front(state, Bytes(100), 10).ok());
+  CHECK(graft(state, *quantized, 10).error().kind == ErrorKind::kInvalidArgument);
+  CHECK_FALSE(graft(state, state, 5000).ok());
+  CHECK_FALSE(graft(state, Bytes(100), 10).ok());
   const auto two_sets = read_whole_file(std::string(KVPACK_SAMPLES_DIR) + "/zoo/gemma2.bin");
   REQUIRE(two_sets.ok());
-  CHECK(graft_front(*two_sets, *two_sets, 1).error().kind == ErrorKind::kUnsupported);
+  CHECK(graft(*two_sets, *two_sets, 1).error().kind == ErrorKind::kUnsupported);
 }

@@ -15,78 +15,13 @@
 
 #include "net/engine/engine_front.h"
 #include "net/engine/llama_server.h"
+#include "tests/fake_llama.h"
 #include "tests/fetch_samples.h"
 #include "tests/scripted_server.h"
 
 using namespace kvpack;
 
 namespace {
-
-// Remembers one slot's tokens; computes 1,000 tokens/s, on paper.
-class FakeLlama {
- public:
-  FakeLlama() {
-    server_.Get("/health", [](const httplib::Request&, httplib::Response& response) {
-      response.set_content(R"({"status":"ok"})", "application/json");
-    });
-    server_.Post("/tokenize", [](const httplib::Request& request, httplib::Response& response) {
-      nlohmann::json tokens = {1};
-      for (const char c : nlohmann::json::parse(request.body).at("content").get<std::string>()) tokens.push_back(c);
-      response.set_content(nlohmann::json{{"tokens", tokens}}.dump(), "application/json");
-    });
-    server_.Post("/completion", [this](const httplib::Request& request, httplib::Response& response) {
-      complete(nlohmann::json::parse(request.body), response);
-    });
-    server_.Post("/slots/0", [this](const httplib::Request& request, httplib::Response& response) {
-      const std::string file = folder + "/" + nlohmann::json::parse(request.body).at("filename").get<std::string>();
-      if (request.get_param_value("action") == "save") {
-        std::ofstream(file) << "state of " << slot.size();
-        response.set_content(nlohmann::json{{"n_saved", slot.size()}}.dump(), "application/json");
-        return;
-      }
-      std::ifstream in(file);
-      restored.assign(std::istreambuf_iterator<char>(in), {});
-      if (restored.rfind("state", 0) == 0) {
-        response.set_content(R"({"n_restored": 7})", "application/json");
-      } else {
-        response.status = 400;
-        response.set_content(R"({"error":{"code":400,"message":"Unable to restore slot"}})", "application/json");
-      }
-    });
-    port_ = server_.bind_to_any_port("127.0.0.1");
-    thread_ = std::thread([this] { server_.listen_after_bind(); });
-    while (!server_.is_running()) std::this_thread::yield();
-  }
-  ~FakeLlama() {
-    server_.stop();
-    thread_.join();
-  }
-  std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
-
-  std::string folder;
-  std::string restored;
-  std::vector<int> slot;
-  std::vector<size_t> computed;
-  bool forgets = false;
-
- private:
-  void complete(const nlohmann::json& body, httplib::Response& response) {
-    const auto prompt = body.at("prompt").get<std::vector<int>>();
-    size_t same = 0;
-    while (same < slot.size() && same < prompt.size() && slot[same] == prompt[same]) ++same;
-    same = std::min(same, prompt.size() - 1);  // the last token is always computed
-    slot = prompt;
-    computed.push_back(prompt.size() - same);
-    const nlohmann::json timings = {{"cache_n", forgets ? 0 : same},
-                                    {"prompt_n", prompt.size() - same},
-                                    {"prompt_ms", static_cast<double>(prompt.size() - same)}};
-    response.set_content(nlohmann::json{{"content", ""}, {"timings", timings}}.dump(), "application/json");
-  }
-
-  httplib::Server server_;
-  int port_ = 0;
-  std::thread thread_;
-};
 
 std::unique_ptr<LlamaServer> adapter(const std::string& url, const std::string& folder = "") {
   LlamaServerOptions options;
@@ -104,7 +39,7 @@ TEST_CASE("llama-server: health, tokens, prefill that reuses what is there") {
   FakeLlama fake;
   const auto engine = adapter(fake.url() + "/");
   CHECK(engine->check_health().ok());
-  CHECK(engine->tokenize("ab").value() == std::vector<int32_t>{1, 'a', 'b'});
+  CHECK(engine->tokenize("ab", PromptPart::kBeginning).value() == std::vector<int32_t>{1, 'a', 'b'});
   CHECK(engine->prefill_tokens_per_s() == 0);
   std::vector<int32_t> tokens(500);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i);
@@ -116,21 +51,33 @@ TEST_CASE("llama-server: health, tokens, prefill that reuses what is there") {
   CHECK(second->computed_tokens == 300);
   CHECK(second->reused_tokens == 200);
   CHECK(engine->prefill_tokens_per_s() == doctest::Approx(1000));
-  fake.forgets = true;
+  const auto predicted = engine->predict(tokens, 4);
+  REQUIRE(predicted.ok());
+  REQUIRE(predicted->size() == 1);
+  CHECK(predicted->front().token == 5);
+  CHECK(predicted->front().log_probability == -0.5);
+  const auto facts = engine->facts();
+  REQUIRE(facts.ok());
+  CHECK(facts->model_path == fake.model_path);
+  CHECK(facts->context_tokens == 4096);
+  CHECK(facts->parameters == 0);
+  fake.miscounts = true;
   CHECK_FALSE(engine->prefill(tokens).ok());
 }
 
 TEST_CASE("llama-server: state goes out and in through the slot folder, and leaves nothing there") {
-  FakeLlama fake;
   const auto folder = fresh_folder("slots");
-  fake.folder = folder.string();
+  FakeLlama fake(folder.string());
+  fake.state_of_slot = as_bytes("state of 3");
   const auto engine = adapter(fake.url(), folder.string());
   REQUIRE(engine->prefill(std::vector<int32_t>{1, 2, 3}).ok());
   const auto state = engine->export_kv();
   REQUIRE(state.ok());
-  CHECK(as_text(*state) == "state of 3");
-  CHECK(engine->import_kv(*state).value() == 7);
-  CHECK(fake.restored == "state of 3");
+  CHECK(as_text(**state) == "state of 3");
+  fake.tokens_of = [](ByteSpan) { return std::vector<int32_t>(7); };
+  CHECK(engine->import_kv(**state).value() == 7);
+  CHECK(as_text(fake.restored) == "state of 3");
+  fake.tokens_of = [](ByteSpan) { return std::vector<int32_t>(); };
   const auto refused = engine->import_kv(as_byte_span("rubbish"));
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().message.find("Unable to restore slot") != std::string::npos);
@@ -154,10 +101,12 @@ TEST_CASE("llama-server: answers that make no sense end in one clear error") {
     const auto engine = adapter("http://127.0.0.1:" + std::to_string(port));
     CAPTURE(answer);
     CHECK_FALSE(engine->check_health().ok());
-    CHECK_FALSE(engine->tokenize("a").ok());
+    CHECK_FALSE(engine->tokenize("a", PromptPart::kBeginning).ok());
     const auto prefilled = engine->prefill(std::vector<int32_t>{1});
     REQUIRE_FALSE(prefilled.ok());
     CHECK(prefilled.error().kind == ErrorKind::kNetwork);
+    CHECK_FALSE(engine->predict(std::vector<int32_t>{1}, 3).ok());
+    CHECK_FALSE(engine->facts().ok());
     server.stop();
     thread.join();
   }
@@ -226,7 +175,7 @@ TEST_CASE("llama-server: the real one" * doctest::skip(std::getenv("KVPACK_LLAMA
   if (healthy) {
     std::string text;
     for (int i = 0; i < 40; ++i) text += "The harbour lay quiet under the evening sky. ";
-    const auto tokens = engine->tokenize(text);
+    const auto tokens = engine->tokenize(text, PromptPart::kBeginning);
     REQUIRE(tokens.ok());
     REQUIRE(tokens->size() > 200);
     const auto first = engine->prefill(std::span(*tokens).first(100));
@@ -237,7 +186,7 @@ TEST_CASE("llama-server: the real one" * doctest::skip(std::getenv("KVPACK_LLAMA
     CHECK(second->reused_tokens >= 99);
     const auto state = engine->export_kv();
     REQUIRE(state.ok());
-    CHECK(engine->import_kv(*state).value() == tokens->size());
+    CHECK(engine->import_kv(**state).value() == tokens->size());
     const auto warm = engine->prefill(*tokens);
     REQUIRE(warm.ok());
     CHECK(warm->computed_tokens <= 1);

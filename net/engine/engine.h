@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// A language model's engine, as far as a fetch needs one: it computes the KV of a prompt's tokens, says how fast it
-// does, and takes and gives KV as a state file.
+// A language model's engine, as far as contexts that come and go need one: it says what it runs, computes the KV of a
+// prompt's tokens, takes and gives KV as a state file, and predicts what follows.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "formats/bytes.h"
+#include "formats/file_bytes.h"
 #include "formats/result.h"
 
 namespace kvpack {
@@ -19,21 +21,44 @@ struct PrefillReport {
   double seconds = 0;            // of computing
 };
 
+// What an engine says of the model that it runs; 0 or "" where it says nothing.
+struct EngineFacts {
+  std::string model_path;       // as the engine sees it
+  uint32_t context_tokens = 0;  // that one sequence can hold
+  uint32_t vocabulary = 0;      // token ids
+  uint32_t embedding = 0;       // values of one token's embedding
+  uint64_t parameters = 0;      // of the model
+};
+
+// What may follow a prompt.
+struct Prediction {
+  int32_t token = 0;
+  double log_probability = 0;  // natural logarithm
+};
+
+// A prompt's beginning has the token in front that the model wants there, if it wants one.
+enum class PromptPart : uint8_t { kBeginning, kContinuation };
+
 class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string name() const = 0;
   // Whether it answers and has its model loaded. Errors: network.
   virtual Status check_health() = 0;
-  virtual Result<std::vector<int32_t>> tokenize(const std::string& text) = 0;
+  virtual Result<EngineFacts> facts() = 0;
+  virtual Result<std::vector<int32_t>> tokenize(const std::string& text, PromptPart part) = 0;
   // Computes the KV of `tokens`, a prompt from its beginning; what the engine has of it already is reused. Blocks.
   virtual Result<PrefillReport> prefill(std::span<const int32_t> tokens) = 0;
   // Tokens per second of the prefills so far, 0 before the first.
   virtual double prefill_tokens_per_s() const = 0;
+  // The likeliest tokens after `prompt`, the best first, at most `most`. Its KV is computed as by prefill().
+  virtual Result<std::vector<Prediction>> predict(std::span<const int32_t> prompt, uint32_t most) = 0;
   // The engine's KV as a state file that read_kv_file() reads.
-  virtual Result<Bytes> export_kv() = 0;
+  virtual Result<std::shared_ptr<const FileBytes>> export_kv() = 0;
   // The other way round: a state file becomes the engine's KV. Returns how many tokens it took.
   virtual Result<uint32_t> import_kv(ByteSpan state) = 0;
+  // The engine has no KV any more.
+  virtual Status erase_kv() = 0;
 };
 
 }  // namespace kvpack

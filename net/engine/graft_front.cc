@@ -43,7 +43,7 @@ void copy_tokens(const KvView& from, const MutableKvView& to, uint32_t tokens) {
 
 }  // namespace
 
-Result<Bytes> graft_front(Bytes fetched_bytes, Bytes engine_bytes, uint32_t tokens) {
+Result<Bytes> graft_front(Bytes fetched_bytes, std::shared_ptr<const FileBytes> engine_bytes, uint32_t tokens) {
   KVPACK_ASSIGN_OR_RETURN(const KvFile fetched, read_kv_file(std::move(fetched_bytes), {}));
   auto engine = read_kv_file(std::move(engine_bytes), {});
   if (!engine.ok()) return engine.error().within("the engine's state");

@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 
+#include "formats/bytes.h"
+#include "formats/llama_state.h"
 #include "net/engine/libllama_backends.h"
 #include "net/engine/libllama_log.h"
 
@@ -33,6 +36,17 @@ llama_context_params context_params(const EngineOptions& options) {
   params.type_v = static_cast<ggml_type>(options.value_type);
   params.flash_attn_type = options.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
   return params;
+}
+
+// In memory v0.5.0 puts two words before what a file holds: this, and the sequence's number.
+constexpr uint32_t kMemoryMagic = 0xaf143cd8;
+constexpr size_t kMemoryHeaderBytes = 8;
+
+ByteSpan memory_header(ByteSpan data) {
+  uint32_t first = 0;
+  if (data.size() < kMemoryHeaderBytes) return {};
+  std::memcpy(&first, data.data(), sizeof first);
+  return data.first(first == kMemoryMagic ? kMemoryHeaderBytes : 0);
 }
 
 }  // namespace
@@ -99,6 +113,10 @@ Status LlamaEngine::decode(const int32_t* tokens, uint32_t count, bool want_logi
 
 Status LlamaEngine::prefill(const std::vector<int32_t>& tokens) {
   llama_memory_clear(llama_get_memory(context_.get()), true);
+  return append(tokens);
+}
+
+Status LlamaEngine::append(std::span<const int32_t> tokens) {
   for (size_t done = 0; done < tokens.size(); done += kBatchTokens) {
     const auto count = static_cast<uint32_t>(std::min<size_t>(kBatchTokens, tokens.size() - done));
     KVPACK_RETURN_IF_ERROR(decode(tokens.data() + done, count, /*want_logits=*/false));
@@ -123,6 +141,62 @@ Result<RestoredState> LlamaEngine::load_state(const std::string& path) {
   restored.payload.resize(count);
   restored.cached_tokens = next_position();
   return restored;
+}
+
+Result<Bytes> LlamaEngine::sequence_data() const {
+  Bytes data(llama_state_seq_get_size(context_.get(), 0));
+  const size_t written =
+      llama_state_seq_get_data(context_.get(), reinterpret_cast<uint8_t*>(data.data()), data.size(), 0);
+  if (written == 0) return engine_error("the state cannot be exported");
+  data.resize(written);
+  return data;
+}
+
+Result<Bytes> LlamaEngine::export_state(std::span<const int32_t> tokens) const {
+  KVPACK_ASSIGN_OR_RETURN(const Bytes data, sequence_data());
+  ByteWriter state;
+  for (const uint32_t word : {kLlamaSequenceMagic, kLlamaSequenceVersion, static_cast<uint32_t>(tokens.size())}) {
+    state.write(word);
+  }
+  state.write_bytes(std::as_bytes(tokens));
+  state.write_bytes(ByteSpan(data).subspan(memory_header(data).size()));
+  return state.take();
+}
+
+Result<RestoredState> LlamaEngine::import_state(ByteSpan state) {
+  ByteReader reader(state);
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t magic, reader.read<uint32_t>("magic"));
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t version, reader.read<uint32_t>("version"));
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t words, reader.read<uint32_t>("number of tokens"));
+  if (magic != kLlamaSequenceMagic || version != kLlamaSequenceVersion) {
+    return unsupported(fmt::format("not a sequence state of version {}", kLlamaSequenceVersion));
+  }
+  KVPACK_ASSIGN_OR_RETURN(const ByteSpan payload, reader.take(uint64_t{words} * sizeof(int32_t), "tokens"));
+  llama_memory_clear(llama_get_memory(context_.get()), true);
+  RestoredState restored;
+  restored.payload.resize(words);
+  std::memcpy(restored.payload.data(), payload.data(), payload.size());
+  // As this llama.cpp would have given it.
+  KVPACK_ASSIGN_OR_RETURN(const Bytes nothing, sequence_data());
+  const ByteSpan header = memory_header(nothing);
+  Bytes data(header.begin(), header.end());
+  const ByteSpan cells = state.subspan(reader.offset());
+  data.insert(data.end(), cells.begin(), cells.end());
+  const size_t read =
+      llama_state_seq_set_data(context_.get(), reinterpret_cast<const uint8_t*>(data.data()), data.size(), 0);
+  if (read == 0) return engine_error("the state is refused");
+  restored.bytes_read = reader.offset() + read - header.size();
+  restored.cached_tokens = next_position();
+  return restored;
+}
+
+EngineFacts LlamaEngine::facts() const {
+  EngineFacts facts;
+  facts.context_tokens = llama_n_ctx_seq(context_.get());
+  facts.vocabulary = static_cast<uint32_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
+  facts.embedding = static_cast<uint32_t>(llama_model_n_embd(model_.get()));
+  facts.parameters = llama_model_n_params(model_.get());
+  return facts;
 }
 
 Status LlamaEngine::forget(uint32_t begin, uint32_t end) {

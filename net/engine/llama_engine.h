@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A real llama.cpp, through libllama, with the few verbs that measuring a cache's worth needs: fill a cache, save it, restore
-// it, and ask what the model says next. One model, one context, one sequence (0). Nothing throws.
+// A real llama.cpp, through libllama, with the few verbs that measuring a cache's worth needs: fill a cache, save it,
+// restore it, and ask what the model says next. One model, one context, one sequence (0). Nothing throws.
 //
 // A restored cache is compared with a warm one (saved and loaded by the engine itself), never with a fresh prefill:
 // the shape of a batch alone changes the last bits of the logits.
@@ -8,12 +8,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "formats/kv_tensor.h"
 #include "formats/result.h"
+#include "net/engine/engine.h"
 
 struct llama_context;
 struct llama_model;
@@ -45,8 +47,8 @@ struct RestoredState {
   uint64_t bytes_read = 0;
 };
 
-// Writes `in` (a GGUF) with its weights as f32 numbers of the same values. llama.cpp rounds activations to 8 bits wherever
-// weights are quantized, so that the least change of a cache changes the predictions: by a KL of .003 for
+// Writes `in` (a GGUF) with its weights as f32 numbers of the same values. llama.cpp rounds activations to 8 bits
+// wherever weights are quantized, so that the least change of a cache changes the predictions: by a KL of .003 for
 // SmolLM2-135M in Q4_1, whatever the change's size. With f32 weights there is no such floor under a codec's own loss.
 Status widen_model(const std::string& library_folder, const std::string& in, const std::string& out);
 
@@ -60,6 +62,12 @@ class LlamaEngine {
   Result<std::vector<int32_t>> tokenize(std::string_view text, bool markup = false) const;
   // Empties the cache, then computes `tokens` at positions 0, 1, ...
   Status prefill(const std::vector<int32_t>& tokens);
+  // Computes `tokens` at the positions after those that are there.
+  Status append(std::span<const int32_t> tokens);
+  // The sequence as a file of it would be (with a plain list of `tokens`), and back. llama.cpp gives a sequence's cells
+  // whole: neither a range of positions nor single layers can be had.
+  Result<Bytes> export_state(std::span<const int32_t> tokens) const;
+  Result<RestoredState> import_state(ByteSpan state);
   // Writes the sequence with a plain list of `tokens`; bytes written. The file is not written atomically.
   Result<uint64_t> save_state(const std::string& path, const std::vector<int32_t>& tokens);
   // Empties the cache, then loads the file into it.
@@ -73,6 +81,8 @@ class LlamaEngine {
   // Appends `first`, then `count` times the likeliest next token; returns those.
   Result<std::vector<int32_t>> continue_greedily(int32_t first, uint32_t count);
 
+  // Of the model and the context.
+  EngineFacts facts() const;
   uint32_t key_head_dim() const;
   uint32_t value_head_dim() const;
 
@@ -87,6 +97,7 @@ class LlamaEngine {
   LlamaEngine() = default;
   uint32_t head_dim_from_metadata(const char* key) const;
   uint32_t next_position() const;
+  Result<Bytes> sequence_data() const;
   // Computes one batch, with logits for all of its tokens or for none.
   Status decode(const int32_t* tokens, uint32_t count, bool want_logits);
 

@@ -2,6 +2,7 @@
 #include "net/engine/llama_server.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -20,27 +21,24 @@ Error bad_answer(const std::string& name, const std::string& what) {
   return {ErrorKind::kNetwork, fmt::format("{}: {}", name, what)};
 }
 
-// The file vanishes with the object, whatever happened.
-class ScratchFile {
- public:
-  explicit ScratchFile(std::filesystem::path path) : path_(std::move(path)) {}
-  ~ScratchFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  ScratchFile(const ScratchFile&) = delete;
-  ScratchFile& operator=(const ScratchFile&) = delete;
-
- private:
-  const std::filesystem::path path_;
-};
-
 // A field of a JSON object as an unsigned number; nullopt if it is none.
-std::optional<uint32_t> number_in(const nlohmann::json& json, const char* field) {
+template <typename Number = uint32_t>
+std::optional<Number> number_in(const nlohmann::json& json, const char* field) {
   if (!json.is_object() || !json.contains(field) || !json[field].is_number()) return std::nullopt;
   const double value = json[field].get<double>();
-  if (!(value >= 0) || value > 4e9) return std::nullopt;
-  return static_cast<uint32_t>(value);
+  if (!(value >= 0) || value > (sizeof(Number) == 4 ? 4e9 : 9e15)) return std::nullopt;
+  return static_cast<Number>(value);
+}
+
+// What an answer holds under a path of names; null where it holds nothing.
+const nlohmann::json& field_of(const nlohmann::json& json, std::initializer_list<const char*> names) {
+  static const nlohmann::json kNothing;
+  const nlohmann::json* at = &json;
+  for (const char* name : names) {
+    if (!at->is_object() || !at->contains(name)) return kNothing;
+    at = &(*at)[name];
+  }
+  return *at;
 }
 
 }  // namespace
@@ -90,33 +88,57 @@ Status LlamaServer::check_health() {
   return bad_answer(name(), "does not look like a llama-server with a model");
 }
 
-Result<std::vector<int32_t>> LlamaServer::tokenize(const std::string& text) {
-  const nlohmann::json body = {{"content", text}, {"add_special", true}};
+Result<EngineFacts> LlamaServer::facts() {
+  EngineFacts facts;
+  KVPACK_ASSIGN_OR_RETURN(const std::string props_text, call("GET", "/props", ""));
+  const auto props = nlohmann::json::parse(props_text, nullptr, false);
+  const auto& path = field_of(props, {"model_path"});
+  if (!path.is_string()) return bad_answer(name(), "/props names no model: does not look like a llama-server");
+  facts.model_path = path.get<std::string>();
+  facts.context_tokens = number_in(field_of(props, {"default_generation_settings"}), "n_ctx").value_or(0);
+  const auto slots = number_in(props, "total_slots");
+  if (slots && options_.slot >= *slots) {
+    return invalid_argument(fmt::format("{}: no slot {}, it has {} (counted from 0)", name(), options_.slot, *slots));
+  }
+  KVPACK_ASSIGN_OR_RETURN(const std::string models_text, call("GET", "/v1/models", ""));
+  const auto models = nlohmann::json::parse(models_text, nullptr, false);
+  const auto& data = field_of(models, {"data"});
+  if (!data.is_array() || data.empty()) return facts;
+  const auto& meta = field_of(data[0], {"meta"});
+  facts.vocabulary = number_in(meta, "n_vocab").value_or(0);
+  facts.embedding = number_in(meta, "n_embd").value_or(0);
+  facts.parameters = number_in<uint64_t>(meta, "n_params").value_or(0);
+  return facts;
+}
+
+Result<std::vector<int32_t>> LlamaServer::tokenize(const std::string& text, PromptPart part) {
+  const nlohmann::json body = {{"content", text}, {"add_special", part == PromptPart::kBeginning}};
   KVPACK_ASSIGN_OR_RETURN(
       const std::string answer,
       call("POST", "/tokenize", body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
   const auto json = nlohmann::json::parse(answer, nullptr, false);
-  if (!json.is_object() || !json.contains("tokens") || !json["tokens"].is_array()) {
-    return bad_answer(name(), "/tokenize gave no tokens");
-  }
+  const auto& ids = field_of(json, {"tokens"});
+  if (!ids.is_array()) return bad_answer(name(), "/tokenize gave no tokens");
   std::vector<int32_t> tokens;
-  for (const auto& token : json["tokens"]) {
+  for (const auto& token : ids) {
     if (!token.is_number_integer()) return bad_answer(name(), "/tokenize gave something else than token ids");
     tokens.push_back(token.get<int32_t>());
   }
   return tokens;
 }
 
-Result<PrefillReport> LlamaServer::prefill(std::span<const int32_t> tokens) {
-  if (tokens.empty()) return invalid_argument("no tokens to compute");
-  const nlohmann::json body = {{"prompt", std::vector<int32_t>(tokens.begin(), tokens.end())},
-                               {"n_predict", 0},
+Result<PrefillReport> LlamaServer::complete(std::span<const int32_t> prompt, uint32_t most, std::string& answer) {
+  if (prompt.empty()) return invalid_argument("no tokens to compute");
+  const nlohmann::json body = {{"prompt", std::vector<int32_t>(prompt.begin(), prompt.end())},
+                               {"n_predict", most > 0 ? 1 : 0},
+                               {"n_probs", most},
+                               {"temperature", 0},
                                {"id_slot", options_.slot},
                                {"cache_prompt", true}};
-  KVPACK_ASSIGN_OR_RETURN(const std::string answer, call("POST", "/completion", body.dump()));
+  KVPACK_ASSIGN_OR_RETURN(answer, call("POST", "/completion", body.dump()));
   const auto json = nlohmann::json::parse(answer, nullptr, false);
-  if (!json.is_object() || !json.contains("timings")) return bad_answer(name(), "/completion gave no timings");
-  const nlohmann::json& timings = json["timings"];
+  const nlohmann::json& timings = field_of(json, {"timings"});
+  if (!timings.is_object()) return bad_answer(name(), "/completion gave no timings");
   const auto computed = number_in(timings, "prompt_n");
   if (!computed || !timings.contains("prompt_ms") || !timings["prompt_ms"].is_number()) {
     return bad_answer(name(), "/completion's timings have no prompt_n and prompt_ms");
@@ -126,14 +148,36 @@ Result<PrefillReport> LlamaServer::prefill(std::span<const int32_t> tokens) {
   report.reused_tokens = number_in(timings, "cache_n").value_or(0);
   report.seconds = timings["prompt_ms"].get<double>() / 1000;
   // Check what was reused, not that the call succeeded: a slot that lost its KV computes everything again.
-  if (report.computed_tokens + report.reused_tokens != tokens.size()) {
-    return bad_answer(name(), fmt::format("{} tokens were sent, {} computed and {} reused", tokens.size(),
+  if (report.computed_tokens + report.reused_tokens != prompt.size()) {
+    return bad_answer(name(), fmt::format("{} tokens were sent, {} computed and {} reused", prompt.size(),
                                           report.computed_tokens, report.reused_tokens));
   }
   const std::lock_guard lock(mutex_);
   computed_tokens_ += report.computed_tokens;
   computed_s_ += report.seconds;
   return report;
+}
+
+Result<PrefillReport> LlamaServer::prefill(std::span<const int32_t> tokens) {
+  std::string answer;
+  return complete(tokens, 0, answer);
+}
+
+Result<std::vector<Prediction>> LlamaServer::predict(std::span<const int32_t> prompt, uint32_t most) {
+  std::string answer;
+  KVPACK_ASSIGN_OR_RETURN([[maybe_unused]] const PrefillReport report, complete(prompt, std::max(most, 1u), answer));
+  const auto json = nlohmann::json::parse(answer, nullptr, false);
+  const auto& steps = field_of(json, {"completion_probabilities"});
+  const auto& top = steps.is_array() && !steps.empty() ? field_of(steps[0], {"top_logprobs"}) : steps;
+  std::vector<Prediction> predictions;
+  for (const auto& entry : top) {
+    const auto token = number_in(entry, "id");
+    const auto& log_probability = field_of(entry, {"logprob"});
+    if (!token || !log_probability.is_number()) break;
+    predictions.push_back({static_cast<int32_t>(*token), log_probability.get<double>()});
+  }
+  if (predictions.empty()) return bad_answer(name(), "/completion gave no probabilities of tokens");
+  return predictions;
 }
 
 double LlamaServer::prefill_tokens_per_s() const {
@@ -151,29 +195,45 @@ std::string LlamaServer::fresh_file_name() const {
   return fmt::format("kvpack-{}-{}.bin", ::getpid(), count++);
 }
 
-Result<Bytes> LlamaServer::export_kv() {
+Status LlamaServer::check_slot_folder() const {
   if (options_.slot_folder.empty()) return invalid_argument(name() + ": its --slot-save-path is not known");
+  std::error_code error;
+  if (std::filesystem::is_directory(options_.slot_folder, error)) return {};
+  return io_error(options_.slot_folder + ": is no folder, so it is not what the server's --slot-save-path names");
+}
+
+Result<std::shared_ptr<const FileBytes>> LlamaServer::export_kv() {
+  KVPACK_RETURN_IF_ERROR(check_slot_folder());
   const std::string file = fresh_file_name();
-  const auto path = std::filesystem::path(options_.slot_folder) / file;
-  const ScratchFile scratch(path);
-  KVPACK_RETURN_IF_ERROR(call("POST", slot_path("save"), nlohmann::json{{"filename", file}}.dump()));
-  return read_whole_file(path.string(), kMaxStateBytes);
+  const ScratchPath scratch((std::filesystem::path(options_.slot_folder) / file).string());
+  KVPACK_ASSIGN_OR_RETURN([[maybe_unused]] const std::string answer,
+                          call("POST", slot_path("save"), nlohmann::json{{"filename", file}}.dump()));
+  std::error_code error;
+  if (!std::filesystem::exists(scratch.path(), error)) {
+    return io_error(fmt::format("{}: {} saved its slot, but not here: the folder is not its --slot-save-path",
+                                options_.slot_folder, name()));
+  }
+  return FileBytes::open(scratch.path(), kMaxStateBytes);  // mapped: the file may go
 }
 
 Result<uint32_t> LlamaServer::import_kv(ByteSpan state) {
-  if (options_.slot_folder.empty()) return invalid_argument(name() + ": its --slot-save-path is not known");
+  KVPACK_RETURN_IF_ERROR(check_slot_folder());
   const std::string file = fresh_file_name();
-  const auto path = std::filesystem::path(options_.slot_folder) / file;
-  const ScratchFile scratch(path);
-  // Whole or not at all: a state file that ends early aborts the server.
-  KVPACK_ASSIGN_OR_RETURN(const auto out, AtomicFile::create(path.string(), true));
+  const ScratchPath scratch((std::filesystem::path(options_.slot_folder) / file).string());
+  // Whole or not at all: a state file that ends early aborts the server. Nobody needs it after a power cut.
+  KVPACK_ASSIGN_OR_RETURN(const auto out, AtomicFile::create(scratch.path(), true));
   KVPACK_RETURN_IF_ERROR(out->write(state));
-  KVPACK_RETURN_IF_ERROR(out->commit());
+  KVPACK_RETURN_IF_ERROR(out->commit(/*survives_power_cut=*/false));
   KVPACK_ASSIGN_OR_RETURN(const std::string answer,
                           call("POST", slot_path("restore"), nlohmann::json{{"filename", file}}.dump()));
   const auto restored = number_in(nlohmann::json::parse(answer, nullptr, false), "n_restored");
   if (!restored) return bad_answer(name(), "a restored slot does not say how many tokens it took");
   return *restored;
+}
+
+Status LlamaServer::erase_kv() {
+  KVPACK_ASSIGN_OR_RETURN([[maybe_unused]] const std::string answer, call("POST", slot_path("erase"), "{}"));
+  return {};
 }
 
 }  // namespace kvpack

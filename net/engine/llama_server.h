@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// llama-server (llama.cpp) as an Engine, over HTTP: /health, /tokenize, /completion with the prompt cache, slot save
-// and restore. State files pass through the folder that the server was started with (--slot-save-path), which must be
-// reachable from here.
+// llama-server (llama.cpp) as an Engine, over HTTP: /health, /props, /v1/models, /tokenize, /completion with the prompt
+// cache, slot save, restore and erase. State files pass through the folder that the server was started with
+// (--slot-save-path), which must be reachable from here.
 #pragma once
 
 #include <memory>
@@ -28,15 +28,23 @@ class LlamaServer : public Engine {
 
   std::string name() const override;
   Status check_health() override;
-  Result<std::vector<int32_t>> tokenize(const std::string& text) override;
+  // Error besides network: invalid_argument for a slot that the server does not have.
+  Result<EngineFacts> facts() override;
+  Result<std::vector<int32_t>> tokenize(const std::string& text, PromptPart part) override;
   Result<PrefillReport> prefill(std::span<const int32_t> tokens) override;
   double prefill_tokens_per_s() const override;
-  Result<Bytes> export_kv() override;
+  Result<std::vector<Prediction>> predict(std::span<const int32_t> prompt, uint32_t most) override;
+  // No file of theirs stays in the folder, whatever happens.
+  Result<std::shared_ptr<const FileBytes>> export_kv() override;
   Result<uint32_t> import_kv(ByteSpan state) override;
+  Status erase_kv() override;
 
  private:
   explicit LlamaServer(LlamaServerOptions options) : options_(std::move(options)) {}
   Result<std::string> call(const std::string& method, const std::string& path, const std::string& body);
+  // Computes `prompt` and predicts one token with its `most` likeliest alternatives (0: none); `answer` is the JSON.
+  Result<PrefillReport> complete(std::span<const int32_t> prompt, uint32_t most, std::string& answer);
+  Status check_slot_folder() const;
   std::string slot_path(const char* action) const;
   std::string fresh_file_name() const;
 

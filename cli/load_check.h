@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether a running engine can take a context, settled before any of its values is fetched or decoded and before
+// anything reaches the engine; and how the context has to be laid out for it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/decode.h"
+#include "formats/archive.h"
+#include "net/engine/engine_model.h"
+#include "net/engine/llama_server.h"
+
+namespace kvpack::cli {
+
+struct LoadCheck {
+  std::string model;         // --model; "": the file that the engine names
+  bool convert = false;      // requantize to the engine's cache type
+  bool trust_model = false;  // load although nobody can tell whether the model is the same
+};
+
+struct LoadTarget {
+  std::vector<int32_t> tokens;    // the context's
+  bool has_opaque_state = false;  // recurrent: reused only by a longer prompt
+  DecodeArguments decoding;       // `base` with the layout that the engine wants
+  std::vector<std::string> notes;
+};
+
+// Errors: invalid_argument where archive and engine do not fit (both are named), network, what reading either gives.
+Result<LoadTarget> check_load(const ArchiveReader& reader, LlamaServer& engine, const LoadCheck& check,
+                              DecodeArguments base);
+
+}  // namespace kvpack::cli
