@@ -28,7 +28,8 @@ class Shape:
     archive_mb: float = 4
 
     def drops_packets(self):
-        return self.loss > 0 or self.outage_s > 0
+        """A step down does too: its queue is full of what came at the old rate."""
+        return self.loss > 0 or self.outage_s > 0 or self.step_at_s >= 0
 
     def bytes_per_s(self, at_s):
         """What it carries at a time, which counts from the first packet."""

@@ -78,7 +78,8 @@ int open_tun(const std::string& name_space, const char* device, bool offload) {
   request.ifr_flags = static_cast<short>(IFF_TUN | IFF_NO_PI | (offload ? IFF_VNET_HDR : 0));
   std::strncpy(request.ifr_name, device, IFNAMSIZ - 1);
   if (tun < 0 || ::ioctl(tun, TUNSETIFF, &request) != 0) fail(device);
-  if (offload && ::ioctl(tun, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) != 0) fail("TUNSETOFFLOAD");
+  // Without, too: the device outlives a shaper, and would keep what the last one asked for.
+  if (::ioctl(tun, TUNSETOFFLOAD, offload ? TUN_F_CSUM | TUN_F_TSO4 : 0) != 0) fail("TUNSETOFFLOAD");
   return tun;
 }
 
