@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/bench.h"
+#include "cli/blend.h"
 #include "cli/completion.h"
 #include "cli/console.h"
 #include "cli/decode.h"
@@ -47,6 +48,7 @@ struct CommandLine {
   VerifyArguments verify;
   FetchArguments fetch;
   PlanArguments plan;
+  BlendArguments blend;
   DiffArguments diff;
   ModelArguments model;
   ProfileArguments profile;
@@ -108,6 +110,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "diff", "compare two KV files or archives", line.diff, declare_diff, run_diff);
   add_verb(line, "fetch", "bring a context from a URL before a deadline", line.fetch, declare_fetch, run_fetch);
   add_verb(line, "plan", "predict a fetch on a given link", line.plan, declare_plan, run_plan);
+  add_verb(line, "blend", "join contexts that were cached on their own, for a query", line.blend, declare_blend,
+           run_blend);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
            declare_profile, run_profile);

@@ -7,7 +7,7 @@
 namespace kvpack {
 
 void matrix_product_avx2(const float* a, size_t rows, const float* packed, size_t columns, size_t depth, float* c,
-                       size_t c_stride) {
+                         size_t c_stride) {
   product_tiles<32, 6>(a, rows, packed, columns, depth, c, c_stride);
 }
 

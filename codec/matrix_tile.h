@@ -18,8 +18,7 @@ struct VectorOf {
 
 // Rows of one tile. `packed`: [depth][kProductColumns].
 template <size_t Bytes, size_t Rows>
-inline void product_tile(const float* a, const float* packed, size_t columns, size_t depth, float* c,
-                         size_t c_stride) {
+inline void product_tile(const float* a, const float* packed, size_t columns, size_t depth, float* c, size_t c_stride) {
   using Vector = typename VectorOf<Bytes>::type;
   constexpr size_t kLanes = Bytes / sizeof(float);
   constexpr size_t kVectors = kProductColumns / kLanes;

@@ -88,8 +88,10 @@ Status Blend::check_first_layer(std::span<const uint32_t> tokens, std::span<cons
   }
   const double error = count > 0 ? std::sqrt(sum / (2.0 * count)) : 0;
   if (error <= kMostFirstLayerError) return {};
-  return unsupported(fmt::format("keys and values of the first layer differ from the chunks' by {:.2f} of their norm: they "
-                                 "are another model's, or its architecture is not understood", error));
+  return unsupported(
+      fmt::format("keys and values of the first layer differ from the chunks' by {:.2f} of their norm: they "
+                  "are another model's, or its architecture is not understood",
+                  error));
 }
 
 // Which tokens go on behind this layer: all up to the check layer, then fewer and fewer of the chunks'.
@@ -158,7 +160,8 @@ Status Blend::run_query_led() {
   look.store = nullptr;
   KVPACK_RETURN_IF_ERROR(compute(look));
   const std::vector<uint32_t> candidates = range(second_chunk(), query_begin());
-  return run_tokens(highest_tokens(candidates, std::span(attention).subspan(second_chunk(), candidates.size()), count_));
+  return run_tokens(
+      highest_tokens(candidates, std::span(attention).subspan(second_chunk(), candidates.size()), count_));
 }
 
 // `auto`: what a few tokens cost tells what all would.
@@ -199,8 +202,8 @@ Result<BlendReport> Blend::run() {
   report_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   report_.all_token_layers = uint64_t{end()} * context_.layers();
   if (report_.token_layers > 0) {
-    report_.seconds_per_token = report_.seconds * static_cast<double>(context_.layers()) /
-                                static_cast<double>(report_.token_layers);
+    report_.seconds_per_token =
+        report_.seconds * static_cast<double>(context_.layers()) / static_cast<double>(report_.token_layers);
   }
   return report_;
 }

@@ -29,17 +29,17 @@ struct BlendOptions {
 };
 
 struct BlendReport {
-  double ratio = 0;                // what was aimed at
-  uint32_t chosen = 0;             // tokens of chunks that were computed again, at the first layer after the choice
-  uint64_t token_layers = 0;       // computed: tokens times layers, for the choice and the query as well
-  uint64_t all_token_layers = 0;   // of a prefill of everything
+  double ratio = 0;               // what was aimed at
+  uint32_t chosen = 0;            // tokens of chunks that were computed again, at the first layer after the choice
+  uint64_t token_layers = 0;      // computed: tokens times layers, for the choice and the query as well
+  uint64_t all_token_layers = 0;  // of a prefill of everything
   double seconds = 0;
-  double seconds_per_token = 0;    // of a token in all layers
+  double seconds_per_token = 0;  // of a token in all layers
 };
 
 // The context's query is computed, and of its chunks what `options` choose; both are stored in it. Errors:
-// invalid_argument (a ratio out of range, no query for kQuery), unsupported (a model whose layers are not understood, or
-// not that of the chunks), io.
+// invalid_argument (a ratio out of range, no query for kQuery), unsupported (a model whose layers are not understood,
+// or not that of the chunks), io.
 Result<BlendReport> blend(JoinedContext& context, const ModelWeights& weights, const ModelAttention& attention,
                           const BlendOptions& options);
 

@@ -25,8 +25,9 @@ const KvPlane* find_plane(const KvTensor& tensor, uint32_t layer, Side side) {
 
 Status check_positions(const BlendChunk& chunk) {
   if (chunk.tensor.token_sets.size() != 1) {
-    return unsupported(fmt::format("{}: holds {} token sets (sliding windows, or several streams); chunks with one can be joined",
-                                   chunk.name, chunk.tensor.token_sets.size()));
+    return unsupported(
+        fmt::format("{}: holds {} token sets (sliding windows, or several streams); chunks with one can be joined",
+                    chunk.name, chunk.tensor.token_sets.size()));
   }
   const auto& positions = chunk.tensor.token_sets[0].positions;
   if (positions.empty()) return invalid_argument(chunk.name + ": holds no tokens");
@@ -44,7 +45,8 @@ Status check_facts(const ModelFacts& facts) {
   bool rotated = false;
   for (const LayerFacts& layer : facts.layers) {
     if (layer.kv_heads > 0 && layer.value_dim == 0) return unsupported("a cache of keys only (MLA) cannot be blended");
-    if (layer.recurrent) return unsupported("a model with recurrent state cannot be blended: the state is of the whole text");
+    if (layer.recurrent)
+      return unsupported("a model with recurrent state cannot be blended: the state is of the whole text");
     rotated = rotated || layer.rope >= 0;
   }
   if (facts.multi_section_rope) return unsupported("positions of several sections (M-RoPE) cannot be blended");
@@ -67,8 +69,7 @@ Status JoinedContext::add_planes(const BlendChunk& first, const ModelFacts& fact
       if (plane == nullptr) return invalid_argument(fmt::format("{}: layer {} is not in it", first.name, index));
       const DType dtype = plain_dtype(plane->view.dtype);
       const uint32_t dim = side == Side::kKey ? layer.key_dim : layer.value_dim;
-      storage_.push_back(
-          std::make_unique<Bytes>(uint64_t{count} * layer.kv_heads * dim * dtype_block_bytes(dtype)));
+      storage_.push_back(std::make_unique<Bytes>(uint64_t{count} * layer.kv_heads * dim * dtype_block_bytes(dtype)));
       writable_.push_back(make_row_view(storage_.back()->data(), dtype, count, layer.kv_heads, dim));
       tensor_.planes.push_back({index, side, 0, layer.rope, writable_.back()});
     }
@@ -173,8 +174,8 @@ void JoinedContext::store(size_t index, std::span<const uint32_t> tokens, std::s
 
 uint32_t shared_bos(const std::vector<BlendChunk>& chunks, std::optional<int32_t> bos) {
   const bool all = bos.has_value() && std::ranges::all_of(chunks, [&](const BlendChunk& chunk) {
-    return !chunk.tokens.empty() && chunk.tokens.front() == *bos;
-  });
+                     return !chunk.tokens.empty() && chunk.tokens.front() == *bos;
+                   });
   return all ? 1 : 0;
 }
 

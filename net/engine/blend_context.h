@@ -54,7 +54,7 @@ class JoinedContext {
   Status check_chunk(const BlendChunk& chunk, const std::vector<BlendChunk>& chunks, uint32_t shared) const;
   void copy_chunk(const BlendChunk& chunk, uint32_t skipped, uint32_t to, const ModelFacts& facts, bool rotate);
 
-  KvTensor tensor_;  // planes: layer by layer, K, V
+  KvTensor tensor_;                      // planes: layer by layer, K, V
   std::vector<MutableKvView> writable_;  // [plane]
   std::vector<std::unique_ptr<Bytes>> storage_;
   std::vector<int32_t> tokens_;

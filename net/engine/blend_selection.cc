@@ -81,8 +81,8 @@ std::vector<uint32_t> first_tokens(const ChunkBounds& chunks, size_t count) {
 std::vector<uint32_t> narrowing(uint32_t count, size_t check, size_t layers) {
   std::vector<uint32_t> counts(layers, UINT32_MAX);
   for (size_t layer = check; layer < layers; ++layer) {
-    const double way = layers > check + 1 ? static_cast<double>(layer - check) / static_cast<double>(layers - check - 1)
-                                          : 0.5;
+    const double way =
+        layers > check + 1 ? static_cast<double>(layer - check) / static_cast<double>(layers - check - 1) : 0.5;
     counts[layer] = static_cast<uint32_t>(std::lround(count * (kWidest + way * (2 - 2 * kWidest))));
   }
   return counts;

@@ -4,7 +4,8 @@
 //   hkvd   those whose keys and values deviate most from what the whole context makes of them, seen on an early layer
 //          and narrowed from layer to layer (CacheBlend, arXiv 2405.16444)
 //   query  those that the query attends to (InfoFlow KV)
-//   epic   the first tokens of every chunk but the first, which took themselves for the beginning (EPIC, arXiv 2410.15332)
+//   epic   the first tokens of every chunk but the first, which took themselves for the beginning (EPIC, arXiv
+//   2410.15332)
 //
 // Tokens of the first chunk had their whole context when they were cached, and are never chosen.
 #pragma once

@@ -70,9 +70,7 @@ struct Method {
   double seconds = 0;
 
   double kl() const { return (books.kl + numbers.kl) / std::max(1u, books.cases + numbers.cases); }
-  double delta_nll() const {
-    return (books.delta_nll + numbers.delta_nll) / std::max(1u, books.cases + numbers.cases);
-  }
+  double delta_nll() const { return (books.delta_nll + numbers.delta_nll) / std::max(1u, books.cases + numbers.cases); }
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -96,8 +94,8 @@ class Report {
     KVPACK_ASSIGN_OR_RETURN(LlamaEngine engine, LlamaEngine::open(arguments.llama + "/lib", arguments.model, options));
     KVPACK_ASSIGN_OR_RETURN(ModelFacts facts, read_model_facts(arguments.model));
     KVPACK_ASSIGN_OR_RETURN(auto source, open_file_source(arguments.model));
-    auto report = std::unique_ptr<Report>(
-        new Report(std::move(engine), std::move(facts), std::move(source), arguments));
+    auto report =
+        std::unique_ptr<Report>(new Report(std::move(engine), std::move(facts), std::move(source), arguments));
     const auto threads = static_cast<unsigned>(arguments.threads);
     KVPACK_ASSIGN_OR_RETURN(report->weights_, ModelWeights::open(*report->source_, threads));
     KVPACK_ASSIGN_OR_RETURN(report->attention_, read_attention_layers(*report->weights_, report->facts_, threads));
@@ -262,16 +260,17 @@ double recovered(const Method& method, const Method& from) { return from.kl() > 
 
 void print_table(const std::vector<Method>& methods, double prefill_seconds) {
   const Method& full = methods[1];
-  fmt::print("| method | KL books | KL numbers | delta-NLL books | delta-NLL numbers | found | recovered of plain | of positions corrected | work | time of full recompute | of the engine's prefill |\n");
+  fmt::print(
+      "| method | KL books | KL numbers | delta-NLL books | delta-NLL numbers | found | recovered of plain | of "
+      "positions corrected | work | time of full recompute | of the engine's prefill |\n");
   fmt::print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
   for (size_t m = 0; m < methods.size(); ++m) {
     const Method& method = methods[m];
     const auto mean = [](double sum, const Tally& tally) { return sum / std::max(1u, tally.cases); };
     const auto share = [](double part, double of) { return fmt::format("{:.1f} %", of > 0 ? 100 * part / of : 0.0); };
-    fmt::print("| {} | {:.4f} | {:.4f} | {:+.4f} | {:+.4f} | {}/{} |", method.name,
-               mean(method.books.kl, method.books), mean(method.numbers.kl, method.numbers),
-               mean(method.books.delta_nll, method.books), mean(method.numbers.delta_nll, method.numbers),
-               method.numbers.found, method.numbers.asked);
+    fmt::print("| {} | {:.4f} | {:.4f} | {:+.4f} | {:+.4f} | {}/{} |", method.name, mean(method.books.kl, method.books),
+               mean(method.numbers.kl, method.numbers), mean(method.books.delta_nll, method.books),
+               mean(method.numbers.delta_nll, method.numbers), method.numbers.found, method.numbers.asked);
     if (m == 0) {
       fmt::print(" | | | | |\n");
       continue;
