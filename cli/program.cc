@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/bench.h"
+#include "cli/blend.h"
 #include "cli/completion.h"
 #include "cli/console.h"
 #include "cli/decode.h"
@@ -51,6 +52,7 @@ struct CommandLine {
   LoadArguments load;
   SaveArguments save;
   PlanArguments plan;
+  BlendArguments blend;
   DiffArguments diff;
   ModelArguments model;
   ProfileArguments profile;
@@ -115,6 +117,8 @@ void declare_program(CommandLine& line) {
   add_verb(line, "save", "take a context out of a running llama-server into an archive", line.save, declare_save,
            run_save);
   add_verb(line, "plan", "predict a fetch on a given link", line.plan, declare_plan, run_plan);
+  add_verb(line, "blend", "join contexts that were cached on their own, for a query", line.blend, declare_blend,
+           run_blend);
   add_verb(line, "model", "show or save what kvpack needs to know of a model", line.model, declare_model, run_model);
   add_verb(line, "profile", "learn or show a model's profile, which makes archives smaller", line.profile,
            declare_profile, run_profile);

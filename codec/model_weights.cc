@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "codec/matrix_product.h"
 #include "codec/parallel.h"
 #include "codec/row_values.h"
 
@@ -91,7 +92,6 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
   out.width = static_cast<uint32_t>(matrix.rows);
   out.values.resize(rows.count() * matrix.rows);
   const auto count = static_cast<Eigen::Index>(rows.count());
-  const Eigen::Map<const Matrix> input(rows.values.data(), count, rows.width);
   Eigen::Map<Matrix> output(out.values.data(), count, out.width);
   const uint64_t blocks = (matrix.rows + kBlockRows - 1) / kBlockRows;
   std::vector<Status> statuses(blocks);
@@ -103,9 +103,8 @@ Result<Rows> ModelWeights::project(uint32_t layer, std::string_view tensor, cons
       statuses[block] = weights.error();
       return;
     }
-    const Eigen::Map<const Matrix> part(weights->data(), static_cast<Eigen::Index>(these), rows.width);
-    output.middleCols(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(these)).noalias() =
-        input * part.transpose();
+    matrix_product(rows.values.data(), rows.count(), weights->data(), these, rows.width, out.values.data() + first,
+                   out.width);
   });
   for (Status& status : statuses) KVPACK_RETURN_IF_ERROR(std::move(status));
   if (!bias.empty()) output.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(bias.data(), out.width);

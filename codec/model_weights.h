@@ -35,6 +35,8 @@ class ModelWeights {
   Result<std::optional<double>> find_number(std::string_view suffix) const {
     return gguf_.find_number(architecture_ + "." + std::string(suffix));
   }
+  // The token that a text begins with, if the file names one.
+  Result<std::optional<double>> bos_token() const { return gguf_.find_number("tokenizer.ggml.bos_token_id"); }
 
   // Rows of token_embd. Error: invalid_argument for a token that the model has not.
   Result<Rows> embed(std::span<const int32_t> tokens) const;
