@@ -18,6 +18,9 @@ namespace kvpack {
 
 inline constexpr uint32_t kCounted = 10;  // the largest magnitude that counting is faster for than one by one
 inline constexpr size_t kErrorChains = 16;
+inline constexpr size_t kQuads = kLanes / 4;
+inline constexpr uint32_t kMostUnits = 65535;  // times 2^15, the largest weight, is below 2^31
+constexpr size_t pair_words(size_t pairs) { return (pairs + 63) / 64; }
 
 struct Kernels {
   std::string_view name;  // as KVPACK_ISA has it
@@ -31,14 +34,17 @@ struct Kernels {
   // Codes the steps, last to first, downward from `end`; the new end. 32 bytes before each step's place are writable.
   uint8_t* (*encode_steps)(uint16_t* state, std::span<const RansEncodeStep> steps, uint8_t* end);
 
-  // units [kept][32] = q[live[kept[i]]][32]: the rows of q at `live`[count] as floats, all of them or, if `sparse`,
-  // those that are not all zero. Returns how many are kept.
-  size_t (*units)(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept);
-  // rows [32][dim] = units [component][32] x weights[component][dim], components in order, times scale[32], plus mean
-  // [dim]: one fused multiply-add each.
-  void (*inverse_matrix)(const float* units, const float* const* weights, size_t components, size_t dim,
+  // The inverse of a matrix in integers: any order of summing gives the same bits. Components go in pairs, an odd last
+  // one with zeros. pair_units: units [pair][32][2] = q [components][32], and in used [pair_words][quad] a bit per pair
+  // that is not zero in all four slots of the quad; false if the sizes |q| of a slot add up to more than kMostUnits, so
+  // that sums may not fit. inverse_matrix: rows [32][dim] = f32(sum over pairs of units x weights [pair][dim][2]) times
+  // scale[32], plus mean[dim], in one fused multiply-add.
+  bool (*pair_units)(const int16_t* q, size_t components, int16_t* units, uint64_t* used);
+  void (*inverse_matrix)(const int16_t* units, const uint64_t* used, size_t pairs, const int16_t* weights, size_t dim,
                          const float* scale, const float* mean, float* rows);
-  // The same for components that are channels.
+  // units [rows][32] = q as floats.
+  void (*units)(const int16_t* q, size_t rows, float* units);
+  // rows [32][dim] = units [dim][32] times scale[32], plus mean[dim]: one fused multiply-add each.
   void (*inverse_none)(const float* units, size_t dim, const float* scale, const float* mean, float* rows);
   // Both at once, straight to f16 or bf16: rows[32][dim] = q[dim][32] x scale[32] + mean[dim].
   void (*none_to_f16)(const int16_t* q, size_t dim, const float* scale, const float* mean, uint16_t* const* rows);
@@ -49,17 +55,17 @@ struct Kernels {
   // (j, j + pairs), or (2 j, 2 j + 1) if adjacent.
   void (*rotate)(float* rows, size_t count, size_t stride, size_t pairs, bool adjacent, const float* angles,
                  const uint32_t* index);
-  // values = integers x scale
-  void (*scale_integers)(const int8_t* integers, size_t count, float scale, float* values);
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
-  // multiply-add each. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] =
-  // values[count] [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the
-  // integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code
-  // (rans.h) of q under its parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v +
-  // kCounted] is set to how many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and
-  // keeps the largest |a - b|, value i in chain i % kErrorChains.
+  // multiply-add each. forward_group: the same for values [dim][32] and 32 components, [32][32]. columns:
+  // values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count] [32] x
+  // inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to q / 3.
+  // symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code (rans.h) of q under its
+  // parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v + kCounted] is set to how
+  // many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and keeps the largest |a -
+  // b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
+  void (*forward_group)(const float* columns, const float* values, size_t dim, float* components);
   void (*columns)(const float* const* rows, size_t dim, float* values);
   bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);

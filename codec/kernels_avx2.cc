@@ -155,11 +155,6 @@ struct Isa {
     store(select_lanes(active, refined, parent), reinterpret_cast<uint16_t*>(q));
   }
 
-  static bool any_set(const int16_t* q) {
-    const State x = load(reinterpret_cast<const uint16_t*>(q));
-    const __m256i any = _mm256_or_si256(x.low, x.high);
-    return _mm256_testz_si256(any, any) == 0;
-  }
   static bool any_above(const int16_t* q, int16_t most) {
     const State x = load(q);
     const __m256i limit = _mm256_set1_epi16(most);
@@ -226,6 +221,44 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+  using Integers = __m256i;
+  using Pairs = __m256i;
+  static constexpr size_t kSizes = 4;
+  static Integers no_integers() { return _mm256_setzero_si256(); }
+  static Floats to_floats(Integers x) { return _mm256_cvtepi32_ps(x); }
+  static Pairs load_pairs(const int16_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static Pairs spread_pair(const int16_t* at) {
+    int32_t pair;
+    __builtin_memcpy(&pair, at, sizeof pair);
+    return _mm256_set1_epi32(pair);
+  }
+  static Integers add_products(Integers sum, Pairs a, Pairs b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+  static uint8_t interleave(const int16_t* low, const int16_t* high, int16_t* pairs, Integers* sizes) {
+    uint32_t used = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i a = load_pairs(low + 16 * half);
+      const __m256i b = load_pairs(high + 16 * half);
+      const __m256i even = _mm256_unpacklo_epi16(a, b);  // quads 0 and 2
+      const __m256i odd = _mm256_unpackhi_epi16(a, b);
+      const auto to = reinterpret_cast<__m256i*>(pairs + 32 * half);
+      _mm256_storeu_si256(to, _mm256_permute2x128_si256(even, odd, 0x20));
+      _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+      const __m256i ones = _mm256_set1_epi16(1);
+      sizes[2 * half] = add_products(sizes[2 * half], _mm256_abs_epi16(even), ones);
+      sizes[2 * half + 1] = add_products(sizes[2 * half + 1], _mm256_abs_epi16(odd), ones);
+      const __m256i unused = _mm256_cmpeq_epi64(_mm256_or_si256(a, b), _mm256_setzero_si256());
+      used |= (~static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(unused))) & 0xf) << (4 * half);
+    }
+    return static_cast<uint8_t>(used);
+  }
+  static bool all_within(const Integers* sizes, uint32_t most) {
+    const __m256i largest =
+        _mm256_max_epu32(_mm256_max_epu32(sizes[0], sizes[1]), _mm256_max_epu32(sizes[2], sizes[3]));
+    const __m256i limit = _mm256_set1_epi32(static_cast<int>(most));
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_max_epu32(largest, limit), limit)) == -1;
+  }
   static Bytes narrow(const int32_t* q) {
     const auto at = [q](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i)); };
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(at(0), at(8)), _mm256_packs_epi32(at(16), at(24)));
@@ -333,15 +366,16 @@ constexpr Kernels kTable = {"avx2",
                             decode_together,
                             rows_above,
                             encode_steps,
-                            units_of,
+                            pair_units,
                             inverse_matrix,
+                            units_of,
                             inverse_none,
                             none_to_halves<false>,
                             none_to_halves<true>,
                             hadamard,
                             rotate,
-                            scale_integers,
                             forward,
+                            forward_group,
                             columns_of,
                             quantize_columns,
                             parents_of,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// AVX-512 (BW, VL, VBMI2): Ice Lake, Zen 4 and later. This file alone is compiled for them.
+// AVX-512 (BW, VL, VBMI2, VNNI): Ice Lake, Zen 4 and later. This file alone is compiled for them.
 #include "codec/kernels.h"
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VBMI2__)
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VBMI2__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 
 namespace kvpack {
@@ -69,10 +69,6 @@ struct Isa {
     _mm512_storeu_si512(q, _mm512_mask_mov_epi16(parent, active, refined));
   }
 
-  static bool any_set(const int16_t* q) {
-    const __m512i x = _mm512_loadu_si512(q);
-    return _mm512_test_epi32_mask(x, x) != 0;
-  }
   static bool any_above(const int16_t* q, int16_t most) {
     return _mm512_cmpgt_epi16_mask(_mm512_loadu_si512(q), _mm512_set1_epi16(most)) != 0;
   }
@@ -98,6 +94,38 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  using Integers = __m512i;
+  using Pairs = __m512i;
+  static constexpr size_t kSizes = 2;
+  static Integers no_integers() { return _mm512_setzero_si512(); }
+  static Floats to_floats(Integers x) { return _mm512_cvtepi32_ps(x); }
+  static Pairs load_pairs(const int16_t* at) { return _mm512_loadu_si512(at); }
+  static Pairs spread_pair(const int16_t* at) {
+    int32_t pair;
+    __builtin_memcpy(&pair, at, sizeof pair);
+    return _mm512_set1_epi32(pair);
+  }
+  static Integers add_products(Integers sum, Pairs a, Pairs b) { return _mm512_dpwssd_epi32(sum, a, b); }
+  static uint8_t interleave(const int16_t* low, const int16_t* high, int16_t* pairs, Integers* sizes) {
+    const __m512i a = _mm512_loadu_si512(low);
+    const __m512i b = _mm512_loadu_si512(high);
+    const __m512i even = _mm512_unpacklo_epi16(a, b);  // quads 0, 2, 4, 6
+    const __m512i odd = _mm512_unpackhi_epi16(a, b);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    _mm512_storeu_si512(pairs, _mm512_permutex2var_epi64(even, first, odd));
+    _mm512_storeu_si512(pairs + kLanes, _mm512_permutex2var_epi64(even, second, odd));
+    const __m512i ones = _mm512_set1_epi16(1);
+    sizes[0] = _mm512_dpwssd_epi32(sizes[0], _mm512_abs_epi16(even), ones);
+    sizes[1] = _mm512_dpwssd_epi32(sizes[1], _mm512_abs_epi16(odd), ones);
+    const __m512i either = _mm512_or_si512(a, b);
+    return static_cast<uint8_t>(_mm512_test_epi64_mask(either, either));
+  }
+  static bool all_within(const Integers* sizes, uint32_t most) {
+    return _mm512_cmpgt_epu32_mask(_mm512_max_epu32(sizes[0], sizes[1]), _mm512_set1_epi32(static_cast<int>(most))) ==
+           0;
+  }
+
   static Bytes narrow(const int32_t* q) {
     return _mm256_set_m128i(_mm512_cvtsepi32_epi8(_mm512_loadu_si512(q + 16)),
                             _mm512_cvtsepi32_epi8(_mm512_loadu_si512(q)));
@@ -216,15 +244,16 @@ constexpr Kernels kTable = {"avx512",
                             decode_together,
                             rows_above,
                             encode_steps,
-                            units_of,
+                            pair_units,
                             inverse_matrix,
+                            units_of,
                             inverse_none,
                             none_to_halves<false>,
                             none_to_halves<true>,
                             hadamard,
                             rotate,
-                            scale_integers,
                             forward,
+                            forward_group,
                             columns_of,
                             quantize_columns,
                             parents_of,
@@ -242,7 +271,7 @@ constexpr Kernels kTable = {"avx512",
 const Kernels* avx512_kernels() {
   const bool runs = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("bmi2");
+                    __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2");
   return runs ? &kTable : nullptr;
 }
 

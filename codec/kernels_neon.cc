@@ -166,11 +166,6 @@ struct Isa {
     store(select_lanes(active, refined, parent), q);
   }
 
-  static bool any_set(const int16_t* q) {
-    const int16x8_t a = vorrq_s16(vld1q_s16(q), vld1q_s16(q + 8));
-    const int16x8_t b = vorrq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));
-    return vmaxvq_u16(vreinterpretq_u16_s16(vorrq_s16(a, b))) != 0;
-  }
   static bool any_above(const int16_t* q, int16_t most) {
     const int16x8_t a = vmaxq_s16(vld1q_s16(q), vld1q_s16(q + 8));
     const int16x8_t b = vmaxq_s16(vld1q_s16(q + 16), vld1q_s16(q + 24));
@@ -224,6 +219,46 @@ struct Isa {
   static Floats times(Floats a, Floats b) { return vmulq_f32(a, b); }
   static Floats plus(Floats a, Floats b) { return vaddq_f32(a, b); }
   static Floats minus(Floats a, Floats b) { return vsubq_f32(a, b); }
+  using Integers = int32x4_t;
+  using Pairs = int16x8_t;
+  static constexpr size_t kSizes = 8;
+  static Integers no_integers() { return vdupq_n_s32(0); }
+  static Floats to_floats(Integers x) { return vcvtq_f32_s32(x); }
+  static Pairs load_pairs(const int16_t* at) { return vld1q_s16(at); }
+  static Pairs spread_pair(const int16_t* at) {
+    int32_t pair;
+    __builtin_memcpy(&pair, at, sizeof pair);
+    return vreinterpretq_s16_s32(vdupq_n_s32(pair));
+  }
+  static Integers add_products(Integers sum, Pairs a, Pairs b) {
+    const int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+    return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(a, b)));
+  }
+  static uint8_t interleave(const int16_t* low, const int16_t* high, int16_t* pairs, Integers* sizes) {
+    uint32_t used = 0;
+    for (int i = 0; i < 4; ++i) {
+      const int16x8_t a = vld1q_s16(low + 8 * i);
+      const int16x8_t b = vld1q_s16(high + 8 * i);
+      const int16x8_t first = vzip1q_s16(a, b);
+      const int16x8_t second = vzip2q_s16(a, b);
+      vst1q_s16(pairs + 16 * i, first);
+      vst1q_s16(pairs + 16 * i + 8, second);
+      sizes[2 * i] = vpadalq_s16(sizes[2 * i], vabsq_s16(first));
+      sizes[2 * i + 1] = vpadalq_s16(sizes[2 * i + 1], vabsq_s16(second));
+      const uint64x2_t quads = vreinterpretq_u64_s16(vorrq_s16(a, b));
+      used |= (vgetq_lane_u64(quads, 0) != 0 ? 1u : 0u) << (2 * i);
+      used |= (vgetq_lane_u64(quads, 1) != 0 ? 2u : 0u) << (2 * i);
+    }
+    return static_cast<uint8_t>(used);
+  }
+  static bool all_within(const Integers* sizes, uint32_t most) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < kSizes; ++i) {
+      const uint32_t of_vector = vmaxvq_u32(vreinterpretq_u32_s32(sizes[i]));
+      largest = of_vector > largest ? of_vector : largest;
+    }
+    return largest <= most;
+  }
   static Bytes narrow(const int32_t* q) {
     const auto sixteen = [](const int32_t* at) {
       const int16x8_t low = vcombine_s16(vqmovn_s32(vld1q_s32(at)), vqmovn_s32(vld1q_s32(at + 4)));
@@ -315,15 +350,16 @@ constexpr Kernels kTable = {"neon",
                             decode_together,
                             rows_above,
                             encode_steps,
-                            units_of,
+                            pair_units,
                             inverse_matrix,
+                            units_of,
                             inverse_none,
                             none_to_halves<false>,
                             none_to_halves<true>,
                             hadamard,
                             rotate,
-                            scale_integers,
                             forward,
+                            forward_group,
                             columns_of,
                             quantize_columns,
                             parents_of,

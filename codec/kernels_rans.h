@@ -123,6 +123,8 @@ inline uint32_t take_in_turn(RansWork* const* work, size_t count, std::span<cons
   const RansStep* steps[Streams];
   for (size_t s = 0; s < Streams; ++s) steps[s] = work[s]->steps.data();
   for (size_t i = 0; i < count; ++i) {
+    // Unrolled, the streams stay in registers.
+#pragma GCC unroll 4
     for (size_t s = 0; s < Streams; ++s) take(steps[s][i], stream[s], *work[s]->reader);
   }
   uint32_t escaped = 0;

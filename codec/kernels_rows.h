@@ -8,6 +8,12 @@
 //   and then the result is false), swap_pairs, transpose(Floats[kWidth]), kTileVectors (how many vectors wide a tile of
 //   the matrix product is)
 //
+//   Integers, kWidth x i32; no_integers (zeros), to_floats; Pairs, kWidth pairs of i16; load_pairs, spread_pair (one
+//   pair to all), add_products(sum, a, b): both products of each pair added to its sum
+//
+//   interleave(low, high, pairs, sizes): two rows of 32 x i16 as 32 pairs; sums of |unit| per slot are added to
+//   sizes[kSizes], in any order of slots; a bit per quad of slots that is not all zero. all_within(sizes, most)
+//
 //   Halves, 2 kWidth x u16; from_integers (kWidth x i16), to_halves<bf16> (of two Floats), transpose(Halves[8]) (8 x 8
 //   within each eight), store_eight (one of them)
 //
@@ -15,56 +21,123 @@
 
 inline constexpr size_t kTileSlots = 4;
 
-// kTileSlots rows x `Vectors` vectors of the product, in registers.
+// kTileSlots rows x `Vectors` vectors of the product, in registers. Pairs whose units are all zero are left out.
 template <size_t Vectors>
-inline void matrix_tile(const float* units, const float* const* weights, size_t components, size_t first,
+inline void matrix_tile(const int16_t* units, const uint64_t* used, size_t words, const int16_t* weights, size_t first,
                         const float* scale, const float* mean, float* rows, size_t dim) {
-  typename Isa::Floats sum[kTileSlots][Vectors];
+  typename Isa::Integers sum[kTileSlots][Vectors];
   for (auto& row : sum) {
-    for (auto& vector : row) vector = Isa::spread(0.0f);
+    for (auto& vector : row) vector = Isa::no_integers();
   }
-  for (size_t k = 0; k < components; ++k) {
-    const float* weight = weights[k] + first;
-    typename Isa::Floats across[Vectors];
-    for (size_t v = 0; v < Vectors; ++v) across[v] = Isa::load(weight + v * Isa::kWidth);
-    for (size_t s = 0; s < kTileSlots; ++s) {
-      const auto unit = Isa::spread(units[k * kLanes + s]);
-      for (size_t v = 0; v < Vectors; ++v) sum[s][v] = Isa::fused(unit, across[v], sum[s][v]);
+  for (size_t word = 0; word < words; ++word) {
+    for (uint64_t left = used[word * kQuads]; left != 0; left &= left - 1) {
+      const size_t pair = word * 64 + static_cast<size_t>(__builtin_ctzll(left));
+      const int16_t* across = weights + (pair * dim + first) * 2;
+      const int16_t* of_slots = units + pair * 2 * kLanes;
+      typename Isa::Pairs weight[Vectors];
+      for (size_t v = 0; v < Vectors; ++v) weight[v] = Isa::load_pairs(across + v * 2 * Isa::kWidth);
+      for (size_t s = 0; s < kTileSlots; ++s) {
+        const auto unit = Isa::spread_pair(of_slots + 2 * s);
+        for (size_t v = 0; v < Vectors; ++v) sum[s][v] = Isa::add_products(sum[s][v], unit, weight[v]);
+      }
     }
   }
   for (size_t s = 0; s < kTileSlots; ++s) {
     const auto factor = Isa::spread(scale[s]);
     for (size_t v = 0; v < Vectors; ++v) {
       const size_t at = first + v * Isa::kWidth;
-      Isa::store(Isa::fused(sum[s][v], factor, Isa::load(mean + at)), rows + s * dim + at);
+      Isa::store(Isa::fused(Isa::to_floats(sum[s][v]), factor, Isa::load(mean + at)), rows + s * dim + at);
     }
   }
 }
 
-void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,
-                    const float* mean, float* rows) {
+void inverse_matrix(const int16_t* units, const uint64_t* used, size_t pairs, const int16_t* weights, size_t dim,
+                    const float* scale, const float* mean, float* rows) {
   constexpr size_t kWide = Isa::kTileVectors * Isa::kWidth;
-  for (size_t slot = 0; slot < kLanes; slot += kTileSlots) {
+  const size_t words = pair_words(pairs);
+  for (size_t quad = 0; quad < kQuads; ++quad) {
+    const size_t slot = quad * kTileSlots;
+    const int16_t* of_quad = units + 2 * slot;
     float* out = rows + slot * dim;
     size_t first = 0;
     for (; first + kWide <= dim; first += kWide) {
-      matrix_tile<Isa::kTileVectors>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+      matrix_tile<Isa::kTileVectors>(of_quad, used + quad, words, weights, first, scale + slot, mean, out, dim);
     }
     if constexpr (Isa::kTileVectors > 2) {
       for (; first + 2 * Isa::kWidth <= dim; first += 2 * Isa::kWidth) {
-        matrix_tile<2>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+        matrix_tile<2>(of_quad, used + quad, words, weights, first, scale + slot, mean, out, dim);
       }
     }
     for (; first + Isa::kWidth <= dim; first += Isa::kWidth) {
-      matrix_tile<1>(units + slot, weights, components, first, scale + slot, mean, out, dim);
+      matrix_tile<1>(of_quad, used + quad, words, weights, first, scale + slot, mean, out, dim);
     }
     for (; first < dim; ++first) {
       for (size_t s = 0; s < kTileSlots; ++s) {
-        float sum = 0;
-        for (size_t k = 0; k < components; ++k) {
-          sum = __builtin_fmaf(units[k * kLanes + slot + s], weights[k][first], sum);
+        int32_t sum = 0;
+        for (size_t pair = 0; pair < pairs; ++pair) {
+          const int16_t* unit = of_quad + (pair * kLanes + s) * 2;
+          const int16_t* weight = weights + (pair * dim + first) * 2;
+          sum += int32_t{unit[0]} * weight[0] + int32_t{unit[1]} * weight[1];
         }
-        out[s * dim + first] = __builtin_fmaf(sum, scale[slot + s], mean[first]);
+        out[s * dim + first] = __builtin_fmaf(static_cast<float>(sum), scale[slot + s], mean[first]);
+      }
+    }
+  }
+}
+
+// The quads' bits of 8 pairs: from a byte per pair to a byte per quad, an 8 x 8 matrix of bits transposed (Hacker's
+// Delight 7-3).
+inline uint64_t bits_by_quad(uint64_t bytes) {
+  uint64_t swapped = (bytes ^ (bytes >> 7)) & 0x00aa00aa00aa00aaull;
+  bytes ^= swapped ^ (swapped << 7);
+  swapped = (bytes ^ (bytes >> 14)) & 0x0000cccc0000ccccull;
+  bytes ^= swapped ^ (swapped << 14);
+  swapped = (bytes ^ (bytes >> 28)) & 0x00000000f0f0f0f0ull;
+  return bytes ^ swapped ^ (swapped << 28);
+}
+
+bool pair_units(const int16_t* q, size_t components, int16_t* units, uint64_t* used) {
+  static constexpr int16_t kNothing[kLanes] = {};
+  const size_t pairs = (components + 1) / 2;
+  for (size_t i = 0; i < pair_words(pairs) * kQuads; ++i) used[i] = 0;
+  typename Isa::Integers sizes[Isa::kSizes];
+  for (auto& vector : sizes) vector = Isa::no_integers();
+  for (size_t first = 0; first < pairs; first += 8) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < 8 && first + i < pairs; ++i) {
+      const size_t pair = first + i;
+      const int16_t* low = q + pair * 2 * kLanes;
+      const int16_t* high = 2 * pair + 1 < components ? low + kLanes : kNothing;
+      bytes |= uint64_t{Isa::interleave(low, high, units + pair * 2 * kLanes, sizes)} << (8 * i);
+    }
+    const uint64_t by_quad = bits_by_quad(bytes);
+    for (size_t quad = 0; quad < kQuads; ++quad) {
+      used[first / 64 * kQuads + quad] |= ((by_quad >> (8 * quad)) & 0xff) << (first % 64);
+    }
+  }
+  return Isa::all_within(sizes, kMostUnits);
+}
+
+// 32 tokens' values [dim][32] times columns [dim][32 components]: kTileSlots components at a time.
+void forward_group(const float* columns, const float* values, size_t dim, float* components) {
+  constexpr size_t kVectors = kLanes / Isa::kWidth < 4 ? kLanes / Isa::kWidth : 4;
+  for (size_t component = 0; component < kLanes; component += kTileSlots) {
+    for (size_t token = 0; token < kLanes; token += kVectors * Isa::kWidth) {
+      typename Isa::Floats sum[kTileSlots][kVectors];
+      for (auto& row : sum) {
+        for (auto& vector : row) vector = Isa::spread(0.0f);
+      }
+      for (size_t d = 0; d < dim; ++d) {
+        typename Isa::Floats across[kVectors];
+        for (size_t v = 0; v < kVectors; ++v) across[v] = Isa::load(values + d * kLanes + token + v * Isa::kWidth);
+        for (size_t c = 0; c < kTileSlots; ++c) {
+          const auto weight = Isa::spread(columns[d * kLanes + component + c]);
+          for (size_t v = 0; v < kVectors; ++v) sum[c][v] = Isa::fused(weight, across[v], sum[c][v]);
+        }
+      }
+      for (size_t c = 0; c < kTileSlots; ++c) {
+        float* out = components + (component + c) * kLanes + token;
+        for (size_t v = 0; v < kVectors; ++v) Isa::store(sum[c][v], out + v * Isa::kWidth);
       }
     }
   }
@@ -140,16 +213,8 @@ void hadamard(float* units, size_t dim, size_t block) {
   }
 }
 
-size_t units_of(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept) {
-  size_t n = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const int16_t* values = q + size_t{live[i]} * kLanes;
-    float* out = units + n * kLanes;
-    for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<float>(values[lane]);
-    kept[n] = static_cast<uint32_t>(i);
-    n += !sparse || Isa::any_set(values) ? 1 : 0;
-  }
-  return n;
+void units_of(const int16_t* q, size_t rows, float* units) {
+  for (size_t i = 0; i < rows * kLanes; ++i) units[i] = static_cast<float>(q[i]);
 }
 
 void rotate_adjacent(float* row, size_t pairs, const float* cosine, const float* sine) {
@@ -196,10 +261,6 @@ void rotate(float* rows, size_t count, size_t stride, size_t pairs, bool adjacen
       rotate_halves(rows + i * stride, pairs, cosine, cosine + width);
     }
   }
-}
-
-void scale_integers(const int8_t* integers, size_t count, float scale, float* values) {
-  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
 }
 
 void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {

@@ -103,27 +103,35 @@ uint8_t* encode_steps(uint16_t* state, std::span<const RansEncodeStep> steps, ui
   return end;
 }
 
-size_t units_of(const int16_t* q, const uint32_t* live, size_t count, bool sparse, float* units, uint32_t* kept) {
-  size_t n = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const int16_t* values = q + size_t{live[i]} * kLanes;
-    if (sparse && std::all_of(values, values + kLanes, [](int16_t value) { return value == 0; })) continue;
-    std::copy_n(values, kLanes, units + n * kLanes);
-    kept[n++] = static_cast<uint32_t>(i);
+bool pair_units(const int16_t* q, size_t components, int16_t* units, uint64_t* used) {
+  const size_t pairs = (components + 1) / 2;
+  std::fill_n(used, pair_words(pairs) * kQuads, uint64_t{0});
+  uint32_t sizes[kLanes] = {};
+  for (size_t k = 0; k < 2 * pairs; ++k) {
+    for (size_t slot = 0; slot < kLanes; ++slot) {
+      const int16_t unit = k < components ? q[k * kLanes + slot] : int16_t{0};
+      units[(k / 2 * kLanes + slot) * 2 + k % 2] = unit;
+      sizes[slot] += static_cast<uint32_t>(std::abs(int32_t{unit}));
+      if (unit != 0) used[k / 128 * kQuads + slot / 4] |= uint64_t{1} << (k / 2 % 64);
+    }
   }
-  return n;
+  return std::all_of(sizes, sizes + kLanes, [](uint32_t size) { return size <= kMostUnits; });
 }
 
-void inverse_matrix(const float* units, const float* const* weights, size_t components, size_t dim, const float* scale,
-                    const float* mean, float* rows) {
+void inverse_matrix(const int16_t* units, const uint64_t*, size_t pairs, const int16_t* weights, size_t dim,
+                    const float* scale, const float* mean, float* rows) {
   for (size_t slot = 0; slot < kLanes; ++slot) {
     for (size_t d = 0; d < dim; ++d) {
-      float sum = 0;
-      for (size_t k = 0; k < components; ++k) sum = std::fma(units[k * kLanes + slot], weights[k][d], sum);
-      rows[slot * dim + d] = std::fma(sum, scale[slot], mean[d]);
+      int32_t sum = 0;
+      for (size_t k = 0; k < 2 * pairs; ++k) {
+        sum += int32_t{units[(k / 2 * kLanes + slot) * 2 + k % 2]} * weights[(k / 2 * dim + d) * 2 + k % 2];
+      }
+      rows[slot * dim + d] = std::fma(static_cast<float>(sum), scale[slot], mean[d]);
     }
   }
 }
+
+void units_of(const int16_t* q, size_t rows, float* units) { std::copy_n(q, rows * kLanes, units); }
 
 void inverse_none(const float* units, size_t dim, const float* scale, const float* mean, float* rows) {
   for (size_t slot = 0; slot < kLanes; ++slot) {
@@ -173,15 +181,21 @@ void rotate(float* rows, size_t count, size_t stride, size_t pairs, bool adjacen
   }
 }
 
-void scale_integers(const int8_t* integers, size_t count, float scale, float* values) {
-  for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(integers[i]) * scale;
-}
-
 void forward(const float* values, const float* columns, size_t dim, size_t count, float* components) {
   for (size_t k = 0; k < count; ++k) {
     float sum = 0;
     for (size_t d = 0; d < dim; ++d) sum = std::fma(values[d], columns[d * count + k], sum);
     components[k] = sum;
+  }
+}
+
+void forward_group(const float* columns, const float* values, size_t dim, float* components) {
+  for (size_t k = 0; k < kLanes; ++k) {
+    for (size_t token = 0; token < kLanes; ++token) {
+      float sum = 0;
+      for (size_t d = 0; d < dim; ++d) sum = std::fma(columns[d * kLanes + k], values[d * kLanes + token], sum);
+      components[k * kLanes + token] = sum;
+    }
   }
 }
 
@@ -259,15 +273,16 @@ constexpr Kernels kTable = {"scalar",
                             decode_together,
                             rows_above,
                             encode_steps,
-                            units_of,
+                            pair_units,
                             inverse_matrix,
+                            units_of,
                             inverse_none,
                             none_to_halves<f32_to_f16>,
                             none_to_halves<f32_to_bf16>,
                             hadamard,
                             rotate,
-                            scale_integers,
                             forward,
+                            forward_group,
                             columns_of,
                             quantize_columns,
                             parents_of,

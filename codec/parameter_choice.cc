@@ -360,7 +360,11 @@ ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& 
     sample.push_back(transform_sample(stats, parameters, head, forward));
     const uint32_t live = live_components(stats, parameters, head, sample[head], no_offset, token_classes);
     parameters.matrices.push_back(first_components(basis, live, dim));
-    choice.forward.push_back(forward.first_components(live));
+    // The decoder knows only the rows that are stored.
+    const float unit = weight_unit(parameters.matrices.back());
+    const bool same = live == 0 || unit == weight_unit(basis);
+    choice.forward.push_back(
+        (same ? forward : ForwardTransform(TransformKind::kMatrix, dim, &basis, unit)).first_components(live));
     matrix_bits += 8.0 * (dim + sizeof(float)) * live;
   }
   choice.estimated_bits = set_classes(stats, choice, sample, token_classes) + matrix_bits;
@@ -398,12 +402,10 @@ ParameterChoice best_of_context(const PlaneStatistics& stats, const StepRule& ru
   return best;
 }
 
-}  // namespace
-
-ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& given, const PlaneKnowledge& knowledge,
-                                  TransformChoice transform, uint32_t low_rank) {
-  // One context's end foresees less of what will be asked than ten texts do: on real models, steps as wide as a profile's
-  // cost half as much KL again.
+ParameterChoice best_choice(const PlaneStatistics& stats, const StepRule& given, const PlaneKnowledge& knowledge,
+                            TransformChoice transform, uint32_t low_rank) {
+  // One context's end foresees less of what will be asked than ten texts do: on real models, steps as wide as a
+  // profile's cost half as much KL again.
   constexpr double kOwnCaution = 0.8;
   StepRule rule = given;
   if (knowledge.store_basis) rule.profile_step *= kOwnCaution;
@@ -421,6 +423,14 @@ ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& 
   ParameterChoice other = best_of_context(stats, rule, known, transform, low_rank);
   if (!other.parameters.lossless && other.estimated_bits < best.estimated_bits) best = std::move(other);
   return best;
+}
+
+}  // namespace
+
+ParameterChoice choose_parameters(const PlaneStatistics& stats, const StepRule& rule, const PlaneKnowledge& knowledge,
+                                  TransformChoice transform, uint32_t low_rank) {
+  ParameterChoice best = best_choice(stats, rule, knowledge, transform, low_rank);
+  return resolve_weights(best.parameters, plane_shape_of(stats), knowledge.profile).ok() ? best : lossless_choice();
 }
 
 }  // namespace kvpack

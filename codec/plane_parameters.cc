@@ -84,6 +84,20 @@ Status resolve_mean(PlaneParameters& parameters, const PlaneShape& shape, const 
   return {};
 }
 
+Status resolve_weights(PlaneParameters& parameters, const PlaneShape& shape, const ProfilePlane* profile) {
+  parameters.weights.clear();
+  if (!has_matrix(parameters.transform)) return {};
+  const bool from_profile = parameters.transform == TransformKind::kProfile;
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    const HeadMatrix& matrix = parameters.matrices[head];
+    const float unit = weight_unit(from_profile ? profile->basis[head] : matrix);
+    if (!is_sane_scale(parameters.step[head] * unit))
+      return corrupt(fmt::format("step {} and matrix unit {} of head {}", parameters.step[head], unit, head));
+    parameters.weights.push_back(paired_weights(matrix, shape.head_dim, unit));
+  }
+  return {};
+}
+
 void write_plane_parameters(const PlaneParameters& parameters, ByteWriter& out) {
   out.write<uint8_t>(parameters.lossless ? kCodingLossless : kCodingQuantized);
   if (parameters.lossless) return;
@@ -137,9 +151,9 @@ Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& 
     const bool stored = parameters.transform == TransformKind::kMatrix;
     if (!stored) means = 0;
     for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-      KVPACK_ASSIGN_OR_RETURN(
-          HeadMatrix matrix,
-          stored ? read_matrix(in, shape.head_dim) : read_profile_matrix(in, shape.head_dim, profile->basis[head]));
+      KVPACK_ASSIGN_OR_RETURN(HeadMatrix matrix, stored
+                                                     ? read_matrix(in, shape.head_dim)
+                                                     : read_profile_matrix(in, shape.head_dim, profile->basis[head]));
       if (!stored) means += matrix.components;
       parameters.matrices.push_back(std::move(matrix));
     }
@@ -150,6 +164,7 @@ Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& 
     parameters.mean.push_back(static_cast<int32_t>(mean));
   }
   KVPACK_RETURN_IF_ERROR(resolve_mean(parameters, shape, profile));
+  KVPACK_RETURN_IF_ERROR(resolve_weights(parameters, shape, profile));
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
     KVPACK_ASSIGN_OR_RETURN(ByteSpan raw, in.take(parameters.components(head, shape.head_dim), "classes"));
     const auto* first = reinterpret_cast<const uint8_t*>(raw.data());

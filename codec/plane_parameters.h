@@ -11,7 +11,8 @@
 //   f32 step[kv_heads]       level 0's step
 //   matrix only, per head:   varint components, f32 scale[components], i8 rows[components][head_dim]
 //   profile only, per head:  varint components, the first ones of the profile's basis
-//   signed varint mean[], in units of step[head] x 2^mean_exponent: [channel], or with a profile [kv_head][component] of
+//   signed varint mean[], in units of step[head] x 2^mean_exponent: [channel], or with a profile [kv_head][component]
+//   of
 //                            what the mean has beside the profile's
 //   u8 class[kv_heads][components]
 #pragma once
@@ -41,15 +42,14 @@ struct PlaneParameters {
   std::vector<float> step;                    // [kv_head]
   std::vector<int32_t> mean;                  // see above
   std::vector<HeadMatrix> matrices;           // [kv_head], transforms with a matrix only
+  std::vector<PairedWeights> weights;         // [kv_head] of the matrices; made by resolve_weights
   std::vector<float> mean_values;             // [channel] that both sides subtract and add; made by resolve_mean
   std::vector<std::vector<uint8_t>> classes;  // [kv_head][component]
 
   uint32_t components(uint32_t head, uint32_t head_dim) const {
     return has_matrix(transform) ? matrices[head].components : head_dim;
   }
-  const HeadMatrix* matrix(uint32_t head) const {
-    return has_matrix(transform) ? &matrices[head] : nullptr;
-  }
+  const HeadMatrix* matrix(uint32_t head) const { return has_matrix(transform) ? &matrices[head] : nullptr; }
 };
 
 HeadMatrix first_components(const HeadMatrix& matrix, uint32_t components, uint32_t head_dim);
@@ -58,9 +58,12 @@ HeadMatrix first_components(const HeadMatrix& matrix, uint32_t components, uint3
 // not finite.
 Status resolve_mean(PlaneParameters& parameters, const PlaneShape& shape, const ProfilePlane* profile);
 
+// Makes weights. `profile` as above. Error: corrupt if a step times a weight's unit is beyond 1e-30..1e30.
+Status resolve_weights(PlaneParameters& parameters, const PlaneShape& shape, const ProfilePlane* profile);
+
 void write_plane_parameters(const PlaneParameters& parameters, ByteWriter& out);
-// `bytes` must be used up exactly. `profile` may be null if the plane does not use one; the mean is resolved. Errors:
-// corrupt, truncated, unsupported (a profile is needed).
+// `bytes` must be used up exactly. `profile` may be null if the plane does not use one; mean and weights are resolved.
+// Errors: corrupt, truncated, unsupported (a profile is needed).
 Result<PlaneParameters> read_plane_parameters(ByteSpan bytes, const PlaneShape& shape, const ProfilePlane* profile);
 
 }  // namespace kvpack

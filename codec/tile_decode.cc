@@ -90,7 +90,7 @@ Status TileDecoder::open(const TileJob& job, std::span<const int8_t> key_classes
   bodies.assign(job.levels.begin(), job.levels.begin() + static_cast<std::ptrdiff_t>(levels));
   bodies[0] = job.levels[0].subspan(in.offset());
   KVPACK_RETURN_IF_ERROR(symbols.open(bodies, parameters, shape, order, tokens));
-  rows.open(job.context, static_cast<uint32_t>(levels) - 1, symbols.classes(), order, low_rank, job.rows);
+  rows.open(job.context, static_cast<uint32_t>(levels) - 1, order, low_rank, job.rows);
   return {};
 }
 

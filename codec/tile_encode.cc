@@ -213,15 +213,9 @@ void measure_distortion(const TileContext& context, const TileInput& input, std:
   }
   auto rows = make_row_view<std::byte>(into, groups.dtype, tile.tokens, context.shape.kv_heads, context.shape.head_dim);
   rows.hadamard_block = context.shape.hadamard_block;
-  std::vector<uint8_t> classes(tile.components());
   encoded.distortion.resize(context.parameters.levels);
   for (uint32_t level = context.parameters.levels; level-- > 0;) {
-    for (uint32_t c = 0; c < tile.components(); ++c) {
-      int32_t any = 0;
-      for (const int32_t q : tile.values(c)) any |= q;
-      classes[c] = any != 0 ? make_class(0, 0) : kDeadClass;
-    }
-    decoder.open(context, level, classes, tile.order, low_rank, rows);
+    decoder.open(context, level, tile.order, low_rank, rows);
     for (uint32_t group = groups.first; group * kLanes < tile.tokens; group += groups.every) {
       decoder.put_group(tile, group);
     }

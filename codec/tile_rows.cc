@@ -10,9 +10,10 @@
 
 namespace kvpack {
 
-void TileRows::open(const TileContext& context, uint32_t level, std::span<const uint8_t> classes,
-                    std::span<const LaneOrder> order, const LowRankFactors& low_rank, const MutableKvView& rows) {
+void TileRows::open(const TileContext& context, uint32_t level, std::span<const LaneOrder> order,
+                    const LowRankFactors& low_rank, const MutableKvView& rows) {
   const PlaneShape& shape = context.shape;
+  const PlaneParameters& parameters = context.parameters;
   context_ = &context;
   low_rank_ = &low_rank;
   rotation_ = context.rope != nullptr ? &cached_rotation(*context.rope, context.positions) : nullptr;
@@ -20,93 +21,122 @@ void TileRows::open(const TileContext& context, uint32_t level, std::span<const 
   out_ = rows;
   level_ = level;
   direct_ = low_rank.rank == 0 && !dtype_is_quantized(rows.dtype) && rows.hadamard_block == 0;
-  plain_ = direct_ && context.parameters.transform == TransformKind::kNone && rotation_ == nullptr &&
+  plain_ = direct_ && parameters.transform == TransformKind::kNone && rotation_ == nullptr &&
            rows.dtype != DType::kF32 && rows.channel_stride == sizeof(uint16_t);
   heads_.resize(shape.kv_heads);
-  units_.resize(size_t{shape.head_dim} * kLanes);
   rows_.resize(size_t{shape.head_dim} * kLanes);
+  units_.resize(has_matrix(parameters.transform) ? 0 : rows_.size());
   halves_.resize(rows_.size());
   if (!direct_) all_rows_.resize(context.positions.size() * shape.channels());
-  mean_.resize(shape.channels());
-  // As many as the file holds, never head_dim x head_dim of a shape that says so.
-  weights_.clear();
-  if (has_matrix(context.parameters.transform)) weights_.resize(classes.size() * shape.head_dim);
+  mean_.assign(parameters.mean_values.begin(), parameters.mean_values.end());
   uint32_t first_component = 0;
+  uint32_t most_components = 0;
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-    heads_[head].first_component = first_component;
-    first_component += context.parameters.components(head, shape.head_dim);
-    open_head(head, classes.subspan(heads_[head].first_component, first_component - heads_[head].first_component));
-  }
-}
-
-void TileRows::open_head(uint32_t head, std::span<const uint8_t> classes) {
-  const PlaneParameters& parameters = context_->parameters;
-  const uint32_t dim = context_->shape.head_dim;
-  Head& of = heads_[head];
-  of.step = parameters.step[head] * kThirds[level_];
-  for (uint32_t c = head * dim; c < (head + 1) * dim; ++c) mean_[c] = parameters.mean_values[c];
-  of.live.clear();
-  of.weights.clear();
-  if (parameters.transform == TransformKind::kHadamard) {
-    of.step *= 1.0f / std::sqrt(static_cast<float>(hadamard_block_of(dim)));
-  }
-  const HeadMatrix* matrix = parameters.matrix(head);
-  for (uint32_t k = 0; k < classes.size(); ++k) {
-    if (matrix == nullptr) {
-      of.live.push_back(k);
-    } else if (classes[k] != kDeadClass) {
-      float* row = &weights_[(size_t{of.first_component} + k) * dim];
-      kernels().scale_integers(&matrix->rows[size_t{k} * dim], dim, matrix->scale[k], row);
-      of.weights.push_back(row);
-      of.live.push_back(k);
+    Head& of = heads_[head];
+    of.first_component = first_component;
+    of.components = parameters.components(head, shape.head_dim);
+    of.step = parameters.step[head] * kThirds[level_];
+    if (has_matrix(parameters.transform)) of.step *= parameters.weights[head].unit;
+    if (parameters.transform == TransformKind::kHadamard) {
+      of.step *= 1.0f / std::sqrt(static_cast<float>(hadamard_block_of(shape.head_dim)));
     }
+    first_component += of.components;
+    most_components = std::max(most_components, of.components);
   }
-}
-
-// The group's components that are not all zero: at low rates most are, and a matrix's others add nothing. Of the
-// components that are channels none may be left out.
-void TileRows::gather(const TileSymbols& symbols, uint32_t head) {
-  const Head& of = heads_[head];
-  const bool sparse = has_matrix(context_->parameters.transform);
-  weights_now_.clear();
-  if (of.live.empty()) return;
-  kept_.resize(of.live.size());
-  const int16_t* values = symbols.values(of.first_component);
-  const size_t kept = kernels().units(values, of.live.data(), of.live.size(), sparse, units_.data(), kept_.data());
-  for (size_t i = 0; i < kept && sparse; ++i) weights_now_.push_back(of.weights[kept_[i]]);
-}
-
-void TileRows::gather(const QuantizedTile& tile, uint32_t head, uint32_t group) {
-  const Head& of = heads_[head];
-  const bool sparse = has_matrix(context_->parameters.transform);
-  const uint32_t first = group * kLanes;
-  const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
-  weights_now_.clear();
-  float* units = units_.data();
-  for (size_t i = 0; i < of.live.size(); ++i) {
-    const int32_t* values = &tile.values(of.first_component + of.live[i])[first];
-    int32_t any = 0;
-    for (uint32_t lane = 0; lane < lanes; ++lane) any |= values[lane];
-    if (sparse && any == 0) continue;
-    if (sparse) weights_now_.push_back(of.weights[i]);
-    for (uint32_t lane = 0; lane < lanes; ++lane) units[lane] = static_cast<float>(values[lane]);
-    units += kLanes;
-  }
+  const size_t pairs = (most_components + 1) / 2;
+  pairs_.resize(pairs * kLanes * 2);
+  used_.resize(pair_words(pairs) * kQuads);
 }
 
 void TileRows::put_group(const TileSymbols& symbols, uint32_t group) {
   for (uint32_t head = 0; head < heads_.size(); ++head) {
     if (plain_ && store_plain(symbols, head, group)) continue;
-    gather(symbols, head);
-    put_head(head, group);
+    put_head(symbols.values(heads_[head].first_component), head, group);
   }
 }
 
 void TileRows::put_group(const QuantizedTile& tile, uint32_t group) {
+  const uint32_t first = group * kLanes;
+  const uint32_t lanes = std::min<uint32_t>(kLanes, tile.tokens - first);
   for (uint32_t head = 0; head < heads_.size(); ++head) {
-    gather(tile, head, group);
-    put_head(head, group);
+    const Head& of = heads_[head];
+    narrow_.assign(size_t{of.components} * kLanes, 0);
+    int32_t least = 0;
+    int32_t most = 0;
+    for (uint32_t k = 0; k < of.components; ++k) {
+      const int32_t* values = &tile.values(of.first_component + k)[first];
+      for (uint32_t lane = 0; lane < lanes; ++lane) {
+        narrow_[size_t{k} * kLanes + lane] = static_cast<int16_t>(values[lane]);
+        least = std::min(least, values[lane]);
+        most = std::max(most, values[lane]);
+      }
+    }
+    if (most <= INT16_MAX && least >= -INT16_MAX) {
+      put_head(narrow_.data(), head, group);
+      continue;
+    }
+    wide_.assign(narrow_.size(), 0);
+    for (uint32_t k = 0; k < of.components; ++k) {
+      std::copy_n(&tile.values(of.first_component + k)[first], lanes, &wide_[size_t{k} * kLanes]);
+    }
+    put_wide_head(wide_, head, group);
   }
+}
+
+void TileRows::put_head(const int16_t* q, uint32_t head, uint32_t group) {
+  const Head& of = heads_[head];
+  if (!has_matrix(context_->parameters.transform)) {
+    kernels().units(q, of.components, units_.data());
+    finish_units(head, group);
+    return;
+  }
+  if (!kernels().pair_units(q, of.components, pairs_.data(), used_.data())) {
+    wide_.assign(q, q + size_t{of.components} * kLanes);
+    put_wide_head(wide_, head, group);
+    return;
+  }
+  float scale[kLanes];
+  scales_of(head, group, scale);
+  const uint32_t dim = context_->shape.head_dim;
+  kernels().inverse_matrix(pairs_.data(), used_.data(), (of.components + 1) / 2,
+                           context_->parameters.weights[head].pairs.data(), dim, scale, &mean_[size_t{head} * dim],
+                           rows_.data());
+  finish_rows(head, group);
+}
+
+// Values whose sums may need more than 32 bits.
+void TileRows::put_wide_head(std::span<const int32_t> q, uint32_t head, uint32_t group) {
+  const Head& of = heads_[head];
+  if (!has_matrix(context_->parameters.transform)) {
+    std::copy(q.begin(), q.end(), units_.begin());
+    finish_units(head, group);
+    return;
+  }
+  const uint32_t dim = context_->shape.head_dim;
+  const int16_t* weights = context_->parameters.weights[head].pairs.data();
+  float scale[kLanes];
+  scales_of(head, group, scale);
+  for (size_t slot = 0; slot < kLanes; ++slot) {
+    for (size_t d = 0; d < dim; ++d) {
+      int64_t sum = 0;
+      for (size_t k = 0; k < of.components; ++k) {
+        sum += int64_t{q[k * kLanes + slot]} * weights[(k / 2 * dim + d) * 2 + k % 2];
+      }
+      rows_[slot * dim + d] = std::fma(static_cast<float>(sum), scale[slot], mean_[size_t{head} * dim + d]);
+    }
+  }
+  finish_rows(head, group);
+}
+
+void TileRows::finish_units(uint32_t head, uint32_t group) {
+  const uint32_t dim = context_->shape.head_dim;
+  if (context_->parameters.transform == TransformKind::kHadamard) {
+    kernels().hadamard(units_.data(), dim, hadamard_block_of(dim));
+  }
+  float scale[kLanes];
+  scales_of(head, group, scale);
+  kernels().inverse_none(units_.data(), dim, scale, &mean_[size_t{head} * dim], rows_.data());
+  finish_rows(head, group);
 }
 
 // The slots of `group` that exist, and the scales of all 32, zero beyond them.
@@ -141,20 +171,10 @@ bool TileRows::store_plain(const TileSymbols& symbols, uint32_t head, uint32_t g
   return true;
 }
 
-void TileRows::put_head(uint32_t head, uint32_t group) {
+void TileRows::finish_rows(uint32_t head, uint32_t group) {
   const uint32_t dim = context_->shape.head_dim;
   const uint32_t first = group * kLanes;
-  float scale[kLanes];
-  const uint32_t lanes = scales_of(head, group, scale);
-  const float* mean = &mean_[size_t{head} * dim];
-  if (has_matrix(context_->parameters.transform)) {
-    kernels().inverse_matrix(units_.data(), weights_now_.data(), weights_now_.size(), dim, scale, mean, rows_.data());
-  } else {
-    if (context_->parameters.transform == TransformKind::kHadamard) {
-      kernels().hadamard(units_.data(), dim, hadamard_block_of(dim));
-    }
-    kernels().inverse_none(units_.data(), dim, scale, mean, rows_.data());
-  }
+  const uint32_t lanes = std::min<uint32_t>(kLanes, static_cast<uint32_t>(context_->positions.size()) - first);
   const std::span<const uint32_t> tokens(&order_[head].token[first], lanes);
   if (direct_) {
     if (rotation_ != nullptr) rotation_->redo_some(rows_.data(), lanes, dim, tokens.data());

@@ -51,19 +51,54 @@ std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim) {
   return rows;
 }
 
+namespace {
+
+// |x| below 2^22, to the nearest integer, ties to even, without a call.
+float nearest(float x) {
+  constexpr float kInteger = 3 << 22;  // floats of this size have no fraction
+  return (x + kInteger) - kInteger;
+}
+
+// Weights of row k, `stride` apart.
+template <typename T>
+void row_of_weights(const HeadMatrix& matrix, uint32_t head_dim, float unit, uint32_t k, size_t stride, T* weights) {
+  const float scale = matrix.scale[k] / unit;
+  const int8_t* row = &matrix.rows[size_t{k} * head_dim];
+  for (uint32_t d = 0; d < head_dim; ++d)
+    weights[d * stride] = static_cast<T>(nearest(static_cast<float>(row[d]) * scale));
+}
+
+}  // namespace
+
+float weight_unit(const HeadMatrix& matrix) {
+  constexpr float kPerScale = 256;  // 127 x 256 is the largest weight, -128 x 256 still an i16
+  float largest = 0;
+  for (const float scale : matrix.scale) largest = std::max(largest, scale);
+  return largest > 0 ? largest / kPerScale : 1.0f;
+}
+
+PairedWeights paired_weights(const HeadMatrix& matrix, uint32_t head_dim, float unit) {
+  PairedWeights weights;
+  weights.unit = unit;
+  weights.pairs.assign(size_t{(matrix.components + 1) / 2} * head_dim * 2, 0);
+  for (uint32_t k = 0; k < matrix.components; ++k) {
+    row_of_weights(matrix, head_dim, unit, k, 2, &weights.pairs[size_t{k / 2} * head_dim * 2 + k % 2]);
+  }
+  return weights;
+}
+
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
 
-ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix)
+ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix,
+                                   std::optional<float> unit)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
   components_ = matrix->components;
   if (components_ == 0) return;
-  Eigen::MatrixXd rows(matrix->components, head_dim);
-  for (uint32_t k = 0; k < matrix->components; ++k) {
-    for (uint32_t d = 0; d < head_dim; ++d) {
-      rows(k, d) = static_cast<double>(matrix->rows[size_t{k} * head_dim + d]) * static_cast<double>(matrix->scale[k]);
-    }
-  }
+  const float of_weights = unit.value_or(weight_unit(*matrix));
+  Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows(matrix->components, head_dim);
+  for (uint32_t k = 0; k < matrix->components; ++k) row_of_weights(*matrix, head_dim, of_weights, k, 1, &rows(k, 0));
+  rows *= double{of_weights};
   // x = c * R, so c = x * R^T (R R^T)^-1.
   const Eigen::MatrixXd gram = rows * rows.transpose();
   const Eigen::MatrixXd columns = gram.ldlt().solve(rows).transpose();
@@ -119,15 +154,9 @@ void ForwardTransform::apply_to_group(float* values, float* components) const {
     for (size_t i = 0; i < size_t{head_dim_} * kLanes; ++i) components[i] = values[i] * factor;
     return;
   }
-  // The kernel of the inverse with both sides exchanged: components as its slots, tokens as its channels.
-  std::vector<const float*> rows(head_dim_);
-  for (uint32_t d = 0; d < head_dim_; ++d) rows[d] = values + size_t{d} * kLanes;
-  float ones[kLanes];
-  float zeros[kLanes] = {};
-  std::fill_n(ones, kLanes, 1.0f);
   for (uint32_t first = 0; first < components_; first += kLanes) {
-    kernels().inverse_matrix(&blocks_[size_t{first} * head_dim_], rows.data(), head_dim_, kLanes, ones, zeros,
-                             components + size_t{first} * kLanes);
+    kernels().forward_group(&blocks_[size_t{first} * head_dim_], values, head_dim_,
+                            components + size_t{first} * kLanes);
   }
 }
 

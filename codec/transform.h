@@ -4,12 +4,14 @@
 //   none      the components are the channels
 //   hadamard  orthonormal Sylvester-Hadamard matrix in blocks (QuaRot, arXiv 2404.00456): spreads outliers, costs no
 //   bytes matrix    rows of its own: the KLT of the context, or a profile's sensitivity-weighted basis. Decoding is
-//             x = sum_k component[k] * row[k]; rows are int8 times one f32 scale each. Components left out are zero.
+//             x = sum_k component[k] * row[k]; rows are int8 times one f32 scale each, rounded to i16 of one unit.
+//             Components left out are zero.
 //
 // The forward direction of a matrix is its pseudo-inverse: rounding the rows costs no accuracy while all are kept.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -36,13 +38,25 @@ HeadMatrix quantize_matrix(std::span<const float> rows, uint32_t components, uin
 // The rows as f32.
 std::vector<float> matrix_rows(const HeadMatrix& matrix, uint32_t head_dim);
 
+// A matrix as decoding sums it: integers, so that every order of summing gives the same bits, w = rows x scale / unit
+// rounded to nearest even. They go in pairs of components.
+struct PairedWeights {
+  float unit = 1;              // weight_unit of the matrix
+  std::vector<int16_t> pairs;  // [component / 2][head_dim][2], an odd last component's partner 0
+};
+// The largest scale / 256; 1 without components.
+float weight_unit(const HeadMatrix& matrix);
+// `unit`: the matrix's own, or that of the basis whose first rows it is.
+PairedWeights paired_weights(const HeadMatrix& matrix, uint32_t head_dim, float unit);
+
 // Largest power of two that divides head_dim: the Hadamard block.
 uint32_t hadamard_block_of(uint32_t head_dim);
 
 // Values to components: the encoder's side. A matrix is inverted with all of its rows.
 class ForwardTransform {
  public:
-  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix);
+  // `unit`: of the weights that are inverted; the matrix's own unless given.
+  ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix, std::optional<float> unit = {});
   // The first components alone: the rows of a profile are not orthogonal, and dropping some must not change the
   // others' values.
   ForwardTransform first_components(uint32_t count) const;

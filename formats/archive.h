@@ -23,7 +23,7 @@
 namespace kvpack {
 
 inline constexpr uint16_t kArchiveMajor = 1;
-inline constexpr uint16_t kArchiveMinor = 0;
+inline constexpr uint16_t kArchiveMinor = 1;
 inline constexpr uint32_t kDefaultChunkTokens = 256;
 
 // Limits of version 1; anything above is ErrorKind::kLimit.

@@ -17,11 +17,16 @@ namespace {
 constexpr uint64_t kFaultAroundBytes = 64 << 10;
 // Of standard input: what is kept in memory before a temporary file is made.
 constexpr uint64_t kStreamBytes = FileBytes::kResidentBytes;
+constexpr uint64_t kLargePage = 2 << 20;
+
+uint64_t whole_large_pages(uint64_t bytes) { return (bytes + kLargePage - 1) / kLargePage * kLargePage; }
 
 }  // namespace
 
 FileBytes::~FileBytes() {
-  if (mapping_ != Mapping::kNone) ::munmap(const_cast<std::byte*>(view_.data()), view_.size());
+  if (mapping_ == Mapping::kNone) return;
+  const uint64_t mapped = mapping_ == Mapping::kMemory ? whole_large_pages(view_.size()) : view_.size();
+  ::munmap(const_cast<std::byte*>(view_.data()), mapped);
 }
 
 Result<std::shared_ptr<const FileBytes>> FileBytes::map(int fd, const std::string& name, uint64_t bytes) {
@@ -35,10 +40,17 @@ Result<std::shared_ptr<const FileBytes>> FileBytes::map(int fd, const std::strin
 Result<std::shared_ptr<const FileBytes>> FileBytes::zeros(uint64_t bytes, MutableByteSpan& into) {
   into = {};
   if (bytes == 0) return std::make_shared<const FileBytes>(Bytes());
-  void* at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // From one large page's boundary to another: the parts outside them would have small pages.
+  if (bytes > UINT64_MAX / 2) return limit_exceeded(fmt::format("cannot get {} bytes of memory", bytes));
+  const uint64_t whole = whole_large_pages(bytes);
+  void* at = ::mmap(nullptr, whole + kLargePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return limit_exceeded(fmt::format("cannot get {} bytes of memory", bytes));
-  ::madvise(at, bytes, MADV_HUGEPAGE);  // advice: without large pages it goes on with small ones
-  into = MutableByteSpan(static_cast<std::byte*>(at), bytes);
+  auto* const begin = static_cast<std::byte*>(at);
+  const uint64_t before = (kLargePage - reinterpret_cast<uintptr_t>(at) % kLargePage) % kLargePage;
+  if (before > 0) ::munmap(begin, before);
+  ::munmap(begin + before + whole, kLargePage - before);
+  ::madvise(begin + before, whole, MADV_HUGEPAGE);  // advice: without large pages it goes on with small ones
+  into = MutableByteSpan(begin + before, bytes);
   return std::shared_ptr<const FileBytes>(new FileBytes(into, Mapping::kMemory));
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "codec/kernels.h"
+#include "codec/transform.h"
 
 using namespace kvpack;
 
@@ -303,22 +304,29 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
   for (const size_t dim : {size_t{64}, size_t{128}, size_t{80}, size_t{7}, size_t{1}, size_t{36}, size_t{256}}) {
     const size_t components = 1 + random() % dim;
     std::vector<int16_t> q(components * kLanes);
-    std::vector<uint32_t> live;
+    const bool sums_fit = dim != 36;
     for (uint32_t k = 0; k < components; ++k) {
-      live.push_back(k);
       if (k % 3 == 1) continue;  // zero, but for a single value in every other one
       for (uint32_t lane = 0; lane < kLanes; ++lane) {
         int16_t& value = q[k * kLanes + lane];
-        value = static_cast<int16_t>(random() % 8 == 0 ? random() : static_cast<uint32_t>(random() % 9) - 4);
-        if (value == INT16_MIN) value = INT16_MAX;
+        value = static_cast<int16_t>(random() % 9) - 4;
+        if (random() % 8 == 0) value = static_cast<int16_t>(static_cast<int>(random() % 400) - 200);
       }
     }
     for (uint32_t k = 4; k < components; k += 6) q[k * kLanes + random() % kLanes] = 1;
-    std::vector<uint32_t> some_live;
-    for (uint32_t k = 0; k < components; k += 1 + random() % 2) some_live.push_back(k);
-    const std::vector<float> weights = random_floats(random, components * dim);
-    std::vector<const float*> weight_rows;
-    for (size_t k = 0; k < components; ++k) weight_rows.push_back(&weights[k * dim]);
+    // The largest sizes whose sums fit, and, in another lane, one more.
+    for (uint32_t k = 0; k < components; ++k) q[k * kLanes + 5] = 0;
+    q[5] = INT16_MAX;
+    if (components > 3) q[kLanes + 5] = -INT16_MAX;
+    if (components > 3) q[2 * kLanes + 5] = 1;
+    if (components > 3 && !sums_fit) q[3 * kLanes + 5] = 1;
+    HeadMatrix matrix;
+    matrix.components = static_cast<uint32_t>(components);
+    for (size_t k = 0; k < components; ++k)
+      matrix.scale.push_back(std::ldexp(1.0f + 0.1f * static_cast<float>(random() % 9), -static_cast<int>(k % 7)));
+    for (size_t i = 0; i < components * dim; ++i) matrix.rows.push_back(static_cast<int8_t>(random()));
+    const PairedWeights weights = paired_weights(matrix, static_cast<uint32_t>(dim), weight_unit(matrix));
+    const size_t component_pairs = (components + 1) / 2;
     const std::vector<float> scale = random_floats(random, kLanes);
     const std::vector<float> mean = random_floats(random, dim, 10);
     const std::vector<float> channel_units = random_floats(random, dim * kLanes, 30);
@@ -327,8 +335,7 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     std::vector<uint32_t> index(kLanes);
     for (uint32_t& i : index) i = random() % 40;
     const std::vector<float> columns = random_floats(random, dim * components);
-    std::vector<int8_t> integers(dim);
-    for (int8_t& i : integers) i = static_cast<int8_t>(random());
+    const std::vector<float> columns_of_32 = random_floats(random, dim * kLanes);
 
     std::vector<int16_t> channel_q(dim * kLanes);
     for (int16_t& q_of : channel_q) q_of = static_cast<int16_t>(random() % 4 == 0 ? random() : random() % 15 - 7);
@@ -337,10 +344,10 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     for (size_t lane = 0; lane < kLanes; lane += 3) wide_scale[lane] *= std::ldexp(1.0f, static_cast<int>(lane) - 20);
 
     struct Outcome {
-      std::vector<float> units, sparse_units, matrix, none, hadamard, norm, neox, scaled, forward, columns, sums,
-          largest;
+      std::vector<float> units, matrix, none, hadamard, norm, neox, forward, forward_group, columns, sums, largest;
+      std::vector<int16_t> pairs;
+      std::vector<uint64_t> used;
       std::vector<uint16_t> halves;
-      std::vector<uint32_t> kept;
       std::vector<int32_t> quantized;
       bool all_fit = false;
       bool none_fit = false;
@@ -348,18 +355,15 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     const auto run = [&](const Kernels& k) {
       Outcome out;
       out.units.resize(components * kLanes);
-      std::vector<uint32_t> kept(components);
-      CHECK(k.units(q.data(), live.data(), components, false, out.units.data(), kept.data()) == components);
-      CHECK(kept == live);
-      out.sparse_units.resize(some_live.size() * kLanes);
-      out.kept.resize(some_live.size());
-      const size_t some =
-          k.units(q.data(), some_live.data(), some_live.size(), true, out.sparse_units.data(), out.kept.data());
-      out.sparse_units.resize(some * kLanes);
-      out.kept.resize(some);
+      k.units(q.data(), components, out.units.data());
+      out.pairs.assign(component_pairs * 2 * kLanes, 0x7777);
+      out.used.assign(pair_words(component_pairs) * kQuads, ~uint64_t{0});
+      CHECK(k.pair_units(q.data(), components, out.pairs.data(), out.used.data()) == (sums_fit || components <= 3));
       out.matrix.resize(dim * kLanes);
-      k.inverse_matrix(out.units.data(), weight_rows.data(), components, dim, scale.data(), mean.data(),
-                       out.matrix.data());
+      // Within what the kernel's sums may be: lane 5 alone is beyond, if any.
+      if (!sums_fit) out.pairs[5 * 2] = 0;
+      k.inverse_matrix(out.pairs.data(), out.used.data(), component_pairs, weights.pairs.data(), dim, scale.data(),
+                       mean.data(), out.matrix.data());
       out.none.resize(dim * kLanes);
       k.inverse_none(channel_units.data(), dim, scale.data(), mean.data(), out.none.data());
       out.hadamard = channel_units;
@@ -376,10 +380,10 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       k.errors(out.none.data(), channel_units.data(), dim * kLanes - dim / 2, out.sums.data(), out.largest.data());
       k.rotate(out.norm.data(), kLanes, dim, pairs, true, angles.data(), index.data());
       k.rotate(out.neox.data(), kLanes, dim, pairs, false, angles.data(), nullptr);
-      out.scaled.resize(dim);
       out.forward.resize(components);
       k.forward(mean.data(), columns.data(), dim, components, out.forward.data());
-      k.scale_integers(integers.data(), dim, scale[0], out.scaled.data());
+      out.forward_group.resize(size_t{kLanes} * kLanes);
+      k.forward_group(columns_of_32.data(), channel_units.data(), dim, out.forward_group.data());
       std::vector<const float*> rows;
       for (size_t lane = 0; lane < kLanes; ++lane) rows.push_back(&out.none[lane * dim]);
       out.columns.resize(dim * kLanes);
@@ -395,18 +399,21 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
     const Outcome expected = run(scalar);
     for (size_t slot = 0; slot < kLanes; ++slot) {
       double sum = 0;
-      for (size_t k = 0; k < components; ++k)
-        sum += double{expected.units[k * kLanes + slot]} * double{weights[k * dim]};
+      for (size_t k = 0; k < components; ++k) {
+        if (slot == 5 && !sums_fit && k == 0) continue;
+        const double weight = std::nearbyint(static_cast<double>(matrix.rows[k * dim]) * double{matrix.scale[k] / weights.unit});
+        sum += static_cast<double>(q[k * kLanes + slot]) * weight;
+      }
       CHECK(std::fabs(sum * double{scale[slot]} + double{mean[0]} - double{expected.matrix[slot * dim]}) <=
-            1e-5 * (1 + std::fabs(sum)) + 10);
+            1e-6 * (1 + std::fabs(sum)));
     }
     for (const Kernels* kernels : runnable_kernels()) {
       CAPTURE(kernels->name);
       CAPTURE(dim);
       const Outcome found = run(*kernels);
       CHECK(same_bits(found.units, expected.units));
-      CHECK(same_bits(found.sparse_units, expected.sparse_units));
-      CHECK(found.kept == expected.kept);
+      CHECK(found.pairs == expected.pairs);
+      CHECK(found.used == expected.used);
       CHECK(same_bits(found.matrix, expected.matrix));
       CHECK(same_bits(found.none, expected.none));
       CHECK(same_bits(found.halves, expected.halves));
@@ -415,8 +422,8 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       CHECK(same_bits(found.hadamard, expected.hadamard));
       CHECK(same_bits(found.norm, expected.norm));
       CHECK(same_bits(found.neox, expected.neox));
-      CHECK(same_bits(found.scaled, expected.scaled));
       CHECK(same_bits(found.forward, expected.forward));
+      CHECK(same_bits(found.forward_group, expected.forward_group));
       CHECK(same_bits(found.columns, expected.columns));
       CHECK(found.quantized == expected.quantized);
       CHECK(found.all_fit == expected.all_fit);
@@ -534,8 +541,10 @@ TEST_CASE("kernels' speed") {
   }
   std::vector<uint8_t> buffer((kRows + 1) * kLanes);
   const std::vector<float> weights = random_floats(random, kDim * kDim);
-  std::vector<const float*> weight_rows;
-  for (size_t k = 0; k < kDim; ++k) weight_rows.push_back(&weights[k * kDim]);
+  std::vector<int16_t> integer_weights(kDim * kDim);
+  for (int16_t& weight : integer_weights) weight = static_cast<int16_t>(random());
+  std::vector<int16_t> pairs(kDim * kLanes);
+  std::vector<uint64_t> used(pair_words(kDim / 2) * kQuads);
   const std::vector<float> units = random_floats(random, kDim * kLanes);
   std::vector<float> rows(kDim * kLanes);
   std::vector<uint16_t> halves(rows.size());
@@ -574,7 +583,9 @@ TEST_CASE("kernels' speed") {
       time_kernel(*kernels, name.c_str(), streams * kRows * kLanes, decode);
     }
     time_kernel(*kernels, "matrix 64 x 64", kDim * kLanes, [&] {
-      kernels->inverse_matrix(units.data(), weight_rows.data(), kDim, kDim, units.data(), weights.data(), rows.data());
+      kernels->pair_units(q[0].data(), kDim, pairs.data(), used.data());
+      kernels->inverse_matrix(pairs.data(), used.data(), kDim / 2, integer_weights.data(), kDim, units.data(),
+                              weights.data(), rows.data());
     });
     time_kernel(*kernels, "no transform", kDim * kLanes,
                 [&] { kernels->inverse_none(units.data(), kDim, units.data(), weights.data(), rows.data()); });
