@@ -55,7 +55,7 @@ std::string guard_cell_text(const ArchiveSummary& summary) {
 Fields identity_fields(const ArchiveReader& reader, const ArchiveSummary& summary) {
   const ArchiveIdentity& identity = summary.identity;
   Fields fields = {
-      {"archive", fmt::format("version {}.{}, id {}, {} bytes", kArchiveMajor, kArchiveMinor, reader.archive_id(),
+      {"archive", fmt::format("version {}.{}, id {}, {} bytes", kArchiveMajor, reader.minor_version(), reader.archive_id(),
                               grouped(reader.file_bytes()))},
       {"made by", identity.creator},
       {"source", fmt::format("{}, {} bytes", identity.source_description, grouped(identity.source_bytes))},

@@ -73,7 +73,7 @@ Json json_of_rope(const Rope& rope) {
 
 Json json_of(const std::string& path, const ArchiveReader& reader, const ArchiveSummary& summary) {
   Json json = {{"path", path},
-               {"format_version", fmt::format("{}.{}", kArchiveMajor, kArchiveMinor)},
+               {"format_version", fmt::format("{}.{}", kArchiveMajor, reader.minor_version())},
                {"archive_id", reader.archive_id()},
                {"bytes", reader.file_bytes()},
                {"identity", json_of_identity(summary.identity)},

@@ -57,6 +57,13 @@ constexpr int kNearZero = kNear + 2;
 
 }  // namespace
 
+int estimated_scale(double squared_sum, uint64_t count, int levels) {
+  if (count == 0 || squared_sum == 0) return 0;
+  const double deviation = std::sqrt(squared_sum / static_cast<double>(count));  // in units of the finest step
+  return static_cast<int>(std::lrint(kUnitScale + kScalesPerOctave * std::log2(deviation))) -
+         kScalesPerThird * (levels - 1);
+}
+
 void ComponentHistogram::clear() {
   used_ = 0;
   squared_sum_ = 0;
@@ -196,13 +203,6 @@ double ComponentHistogram::cost_bits(uint8_t class_byte, int scale_offset, int l
   return total;
 }
 
-int ComponentHistogram::estimated_scale(int levels) const {
-  if (count_ == 0 || squared_sum_ == 0) return 0;
-  const double deviation = std::sqrt(squared_sum_ / static_cast<double>(count_));  // in units of the finest step
-  return static_cast<int>(std::lrint(kUnitScale + kScalesPerOctave * std::log2(deviation))) -
-         kScalesPerThird * (levels - 1);
-}
-
 // Downhill from the reference, or from where a Gaussian would stand if that is far away: the cost has one valley per
 // shape, but for the few bits that leaving the reference costs, so steps of two are tried first.
 std::pair<uint8_t, double> ComponentHistogram::best_class(int scale_offset, int levels, uint8_t reference) const {
@@ -211,7 +211,7 @@ std::pair<uint8_t, double> ComponentHistogram::best_class(int scale_offset, int 
     const uint8_t candidate = make_class(scale, shape);
     return cost_bits(candidate, scale_offset, levels) + class_code_bits(candidate, reference);
   };
-  const int estimate = std::clamp(estimated_scale(levels) - scale_offset, 0, kClassScales - 1);
+  const int estimate = std::clamp(estimated_scale(squared_sum_, count_, levels) - scale_offset, 0, kClassScales - 1);
   int scale = reference != kDeadClass ? scale_of_class(reference) : estimate;
   int shape = reference != kDeadClass ? shape_of_class(reference) : 0;
   double best = cost_of(scale, shape);

@@ -11,6 +11,10 @@
 
 namespace kvpack {
 
+// Scale index at level 0 that a Gaussian of this variance would have, without offset. `squared_sum`: over `count`
+// values, of how many finest steps of class 0 they are.
+int estimated_scale(double squared_sum, uint64_t count, int levels);
+
 // Histograms of one component at every rung of the ladder: stage 0 is the finest level, stage s its s-th parent.
 class ComponentHistogram {
  public:
@@ -24,8 +28,6 @@ class ComponentHistogram {
   // A cheap class byte, the cheapest but for rare local minima, and its bits. `reference` (or dead) costs one bit
   // itself, others more, as in class_code.h.
   std::pair<uint8_t, double> best_class(int scale_offset, int levels, uint8_t reference) const;
-  // Scale index at level 0 that a Gaussian of this variance would have, without offset.
-  int estimated_scale(int levels) const;
   // Every value is zero at the finest level.
   bool all_zero() const;
   // Every value is zero at `level` of `levels`.

@@ -66,6 +66,8 @@ struct Kernels {
   // b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
   void (*forward_group)(const float* columns, const float* values, size_t dim, float* components);
+  // a [n][n] becomes its inverse; false if it is (nearly) singular, and then it is spoilt.
+  bool (*invert)(double* a, size_t n);
   void (*columns)(const float* const* rows, size_t dim, float* values);
   bool (*quantize)(const float* values, size_t count, const float* inverse_step, int32_t* q, size_t stride);
   void (*parents)(const int32_t* q, size_t count, int32_t* parents);

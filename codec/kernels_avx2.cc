@@ -344,6 +344,7 @@ struct Isa {
 
 #include "codec/kernels_rans.h"
 #include "codec/kernels_rows.h"
+#include "codec/kernels_invert.h"
 
 void to_f16(const float* values, size_t count, uint16_t* halves) {
   size_t i = 0;
@@ -376,6 +377,7 @@ constexpr Kernels kTable = {"avx2",
                             rotate,
                             forward,
                             forward_group,
+                            invert,
                             columns_of,
                             quantize_columns,
                             parents_of,

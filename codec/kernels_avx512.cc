@@ -215,6 +215,7 @@ struct Isa {
 
 #include "codec/kernels_rans.h"
 #include "codec/kernels_rows.h"
+#include "codec/kernels_invert.h"
 
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
@@ -254,6 +255,7 @@ constexpr Kernels kTable = {"avx512",
                             rotate,
                             forward,
                             forward_group,
+                            invert,
                             columns_of,
                             quantize_columns,
                             parents_of,

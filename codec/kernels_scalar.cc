@@ -269,6 +269,8 @@ void from_bf16(const uint16_t* halves, size_t count, float* values) {
   for (size_t i = 0; i < count; ++i) values[i] = bf16_to_f32(halves[i]);
 }
 
+#include "codec/kernels_invert.h"
+
 constexpr Kernels kTable = {"scalar",
                             decode_together,
                             rows_above,
@@ -283,6 +285,7 @@ constexpr Kernels kTable = {"scalar",
                             rotate,
                             forward,
                             forward_group,
+                            invert,
                             columns_of,
                             quantize_columns,
                             parents_of,

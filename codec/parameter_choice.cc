@@ -6,15 +6,13 @@
 
 #include "codec/class_choice.h"
 #include "codec/entropy_tables.h"
-#include "codec/kernels.h"
+#include "codec/head_sample.h"
 #include "codec/quantizer.h"
 #include "codec/token_classes.h"
 
 namespace kvpack {
 namespace {
 
-// A component this far below the step rounds to zero almost always: leaving it out costs less error than rounding does.
-constexpr double kDropDeviation = 0.15;
 // Unless some value of it would not round to zero.
 constexpr float kDropLargest = 0.75f;
 constexpr double kFinestStep = 1e-24;
@@ -60,32 +58,8 @@ bool set_mean(const PlaneStatistics& stats, PlaneParameters& parameters) {
   return true;
 }
 
-// The sample's components of one head, [component][sample token].
-std::vector<float> transform_sample(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head,
-                                    const ForwardTransform& forward) {
-  const uint32_t channels = stats.kv_heads * stats.head_dim;
-  const uint32_t first = head * stats.head_dim;
-  std::vector<float> out(size_t{forward.components()} * stats.sample_tokens);
-  std::vector<float> rows(size_t{stats.head_dim} * kLanes);
-  std::vector<float> values(rows.size());
-  std::vector<float> components((size_t{stats.head_dim} + kLanes) * kLanes);
-  const float* of_lane[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) of_lane[lane] = &rows[static_cast<size_t>(lane) * stats.head_dim];
-  for (uint32_t t = 0; t < stats.sample_tokens; t += kLanes) {
-    const uint32_t lanes = std::min<uint32_t>(kLanes, stats.sample_tokens - t);
-    for (uint32_t lane = 0; lane < lanes; ++lane) {
-      for (uint32_t d = 0; d < stats.head_dim; ++d) {
-        rows[size_t{lane} * stats.head_dim + d] =
-            stats.sample[size_t{t + lane} * channels + first + d] - parameters.mean_values[first + d];
-      }
-    }
-    kernels().columns(of_lane, stats.head_dim, values.data());
-    forward.apply_to_group(values.data(), components.data());
-    for (uint32_t k = 0; k < forward.components(); ++k) {
-      std::copy_n(&components[size_t{k} * kLanes], lanes, &out[size_t{k} * stats.sample_tokens + t]);
-    }
-  }
-  return out;
+std::span<const float> mean_of(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head) {
+  return std::span(parameters.mean_values).subspan(size_t{head} * stats.head_dim, stats.head_dim);
 }
 
 // Rows of the KLT that are worth coding at this step.
@@ -94,19 +68,15 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
   const std::vector<float> klt = klt_of(stats, head);
   const HeadMatrix full = quantize_matrix(klt, dim, dim);
   const ForwardTransform forward(TransformKind::kMatrix, dim, &full);
-  const std::vector<float> components = transform_sample(stats, parameters, head, forward);
+  HeadSample sample(stats, head, {});
+  sample.transform(forward, mean_of(stats, parameters, head));
   const double step = parameters.step[head] * kThirds[parameters.levels - 1];
   std::vector<float> rows;
   uint32_t live = 0;
   for (uint32_t k = 0; k < dim; ++k) {
-    double squares = 0;
     float largest = 0;
-    for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-      const float value = components[size_t{k} * stats.sample_tokens + t];
-      squares += double{value} * double{value};
-      largest = std::max(largest, std::fabs(value));
-    }
-    const double deviation = std::sqrt(squares / std::max(1u, stats.sample_tokens));
+    for (const float value : sample.component(k)) largest = std::max(largest, std::fabs(value));
+    const double deviation = std::sqrt(sample.squares(k) / std::max(1u, stats.sample_tokens));
     if (deviation < kDropDeviation * step && largest < kDropLargest * static_cast<float>(step)) continue;
     rows.insert(rows.end(), klt.begin() + size_t{k} * dim, klt.begin() + size_t{k + 1} * dim);
     ++live;
@@ -114,59 +84,33 @@ HeadMatrix live_klt(const PlaneStatistics& stats, const PlaneParameters& paramet
   return quantize_matrix(rows, live, dim);
 }
 
-// Histograms of one head's sample at the finest step. `components` [component][sample token], at least `count` of them.
-std::vector<ComponentHistogram> sample_histograms(const PlaneStatistics& stats, const PlaneParameters& parameters,
-                                                  uint32_t head, std::span<const float> components, uint32_t count,
-                                                  std::span<const int8_t> token_classes) {
-  const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  std::vector<ComponentHistogram> histograms(count);
-  for (int token_class = kMinTokenClass; token_class <= kMaxTokenClass; ++token_class) {
-    std::vector<uint32_t> of_class;
-    for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-      const int actual = token_classes.empty() ? 0 : token_classes[head * stats.view_tokens + stats.sample_token[t]];
-      if (actual == token_class) of_class.push_back(t);
-    }
-    if (of_class.empty()) continue;
-    const float inverse_step = 1.0f / step_of_class(step, token_class);
-    std::vector<int32_t> q(of_class.size());
-    for (uint32_t k = 0; k < count; ++k) {
-      for (size_t i = 0; i < of_class.size(); ++i) {
-        const float scaled = components[size_t{k} * stats.sample_tokens + of_class[i]] * inverse_step;
-        q[i] = std::fabs(scaled) < static_cast<float>(kMaxQuantized) ? quantize(scaled, 1.0f) : kMaxQuantized;
-      }
-      histograms[k].add(q, token_class);
-    }
-  }
-  return histograms;
-}
-
-// Reference classes of all components, and the bits that the whole plane is expected to need. `sample` [head]: its
-// components.
-double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<const std::vector<float>> sample,
-                   std::span<const int8_t> token_classes) {
+// Reference classes of all components, and the bits that the whole plane is expected to need. `sample` [head].
+double set_classes(const PlaneStatistics& stats, ParameterChoice& choice, std::span<HeadSample> sample) {
   PlaneParameters& parameters = choice.parameters;
-  std::vector<std::vector<ComponentHistogram>> histograms;
+  const int levels = static_cast<int>(parameters.levels);
   int largest_scale = 0;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    histograms.push_back(
-        sample_histograms(stats, parameters, head, sample[head], choice.forward[head].components(), token_classes));
-    for (const ComponentHistogram& histogram : histograms.back()) {
-      largest_scale = std::max(largest_scale, histogram.estimated_scale(static_cast<int>(parameters.levels)));
+    const uint32_t components = choice.forward[head].components();
+    sample[head].quantize(parameters.step[head] * kThirds[parameters.levels - 1], components);
+    for (uint32_t k = 0; k < components; ++k) {
+      largest_scale = std::max(largest_scale, sample[head].estimated_scale(k, levels));
     }
   }
   constexpr int kHeadroom = 6;  // half an octave
   parameters.scale_offset = std::clamp(largest_scale + kHeadroom - (kClassScales - 1), 0, kMaxScaleOffset);
   const double repeats = static_cast<double>(stats.tokens) / std::max(1u, stats.sample_tokens);
   double bits = 0;
-  for (auto& head_histograms : histograms) {
+  ComponentHistogram histogram;
+  for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     std::vector<uint8_t> classes;
-    for (const ComponentHistogram& histogram : head_histograms) {
+    for (uint32_t k = 0; k < choice.forward[head].components(); ++k) {
+      histogram.clear();
+      sample[head].count(k, histogram);
       if (histogram.all_zero()) {
         classes.push_back(kDeadClass);
         continue;
       }
-      const auto [class_byte, cost] =
-          histogram.best_class(parameters.scale_offset, static_cast<int>(parameters.levels), kDeadClass);
+      const auto [class_byte, cost] = histogram.best_class(parameters.scale_offset, levels, kDeadClass);
       classes.push_back(class_byte);
       bits += cost * repeats;
     }
@@ -180,26 +124,6 @@ PlaneShape plane_shape_of(const PlaneStatistics& stats) {
   shape.kv_heads = stats.kv_heads;
   shape.head_dim = stats.head_dim;
   return shape;
-}
-
-// How many of the profile's components, from the first, are worth coding at this step: the others round to zero almost
-// always, in the sample's values as in what the context's mean has beside the profile's (`mean`, [component]).
-uint32_t live_components(const PlaneStatistics& stats, const PlaneParameters& parameters, uint32_t head,
-                         std::span<const float> components, std::span<const float> mean,
-                         std::span<const int8_t> token_classes) {
-  const float step = parameters.step[head] * kThirds[parameters.levels - 1];
-  for (uint32_t k = static_cast<uint32_t>(mean.size()); k > 0; --k) {
-    const float* of_component = &components[size_t{k - 1} * stats.sample_tokens];
-    if (std::fabs(mean[k - 1]) > kDropDeviation * step) return k;
-    uint32_t alive = 0;
-    for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-      const int token_class =
-          token_classes.empty() ? 0 : token_classes[head * stats.view_tokens + stats.sample_token[t]];
-      alive += std::fabs(of_component[t] - mean[k - 1]) > 0.5f * step_of_class(step, token_class);
-    }
-    if (alive > stats.sample_tokens / 256) return k;
-  }
-  return 0;
 }
 
 ParameterChoice lossless_choice() {
@@ -221,16 +145,17 @@ ParameterChoice with_transform(const PlaneStatistics& stats, PlaneParameters par
     choice.forward.emplace_back(transform, stats.head_dim, parameters.matrix(head));
   }
   choice.parameters = std::move(parameters);
-  std::vector<std::vector<float>> sample;
+  std::vector<HeadSample> sample;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
-    sample.push_back(transform_sample(stats, choice.parameters, head, choice.forward[head]));
+    sample.emplace_back(stats, head, token_classes);
+    sample.back().transform(choice.forward[head], mean_of(stats, choice.parameters, head));
   }
-  choice.estimated_bits = set_classes(stats, choice, sample, token_classes) + matrix_bits;
+  choice.estimated_bits = set_classes(stats, choice, sample) + matrix_bits;
   return choice;
 }
 
 // Whether the context is as the profile's texts were: its components take about as many bits as theirs would.
-bool resembles(const PlaneStatistics& stats, const ProfilePlane& profile, std::span<const std::vector<float>> sample,
+bool resembles(const PlaneStatistics& stats, const ProfilePlane& profile, std::span<const HeadSample> sample,
                double step) {
   constexpr double kMostMore = 1.15;
   double here = 0;
@@ -238,13 +163,8 @@ bool resembles(const PlaneStatistics& stats, const ProfilePlane& profile, std::s
   const auto bits = [&](double variance) { return std::log2(1 + variance / (step * step)); };
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     for (uint32_t k = 0; k < stats.head_dim; ++k) {
-      double squares = 0;
-      for (uint32_t t = 0; t < stats.sample_tokens; ++t) {
-        const double value = double{sample[head][size_t{k} * stats.sample_tokens + t]};
-        squares += value * value;
-      }
       const double deviation = double{profile.deviation[size_t{head} * stats.head_dim + k]};
-      here += bits(squares / std::max(1u, stats.sample_tokens));
+      here += bits(sample[head].squares(k) / std::max(1u, stats.sample_tokens));
       there += bits(deviation * deviation);
     }
   }
@@ -269,33 +189,35 @@ ParameterChoice with_profile(const PlaneStatistics& stats, const StepRule& rule,
   // for every token, so it does not average out in attention as rounding does.
   parameters.mean_exponent = -2 - static_cast<int>(std::ceil(std::log2(3.0) * (rule.levels - 1)));
   const float unit = std::ldexp(static_cast<float>(coarsest), parameters.mean_exponent);
-  std::vector<std::vector<float>> sample;  // [head][component][sample token]
+  const float finest = static_cast<float>(coarsest) * kThirds[rule.levels - 1];
+  std::vector<HeadSample> sample;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     const HeadMatrix& basis = profile.basis[head];
     const ForwardTransform forward(TransformKind::kProfile, dim, &basis);
     std::vector<float> offset(dim);
-    std::vector<float> components(basis.components);
+    std::vector<float> mean(basis.components);
     for (uint32_t d = 0; d < dim; ++d) {
       const size_t c = size_t{head} * dim + d;
       offset[d] = static_cast<float>(stats.mean[c] - double{profile.mean[c]});
     }
-    forward.apply(offset.data(), components.data());
-    sample.push_back(transform_sample(stats, parameters, head, forward));
-    const uint32_t live = live_components(stats, parameters, head, sample[head], components, token_classes);
+    forward.apply(offset.data(), mean.data());
+    sample.emplace_back(stats, head, token_classes);
+    sample.back().transform(forward, mean_of(stats, parameters, head));
+    std::vector<int32_t> in_units(basis.components);
+    for (uint32_t k = 0; k < basis.components; ++k) {
+      const double quotient = std::clamp(double{mean[k]} / double{unit}, -1e9, 1e9);
+      in_units[k] = static_cast<int32_t>(std::lrint(quotient));
+      // The mean that the decoder will add, taken out.
+      sample.back().subtract(k, static_cast<float>(in_units[k]) * unit);
+    }
+    const uint32_t live = sample.back().live_components(finest, mean);
+    parameters.mean.insert(parameters.mean.end(), in_units.begin(), in_units.begin() + live);
     parameters.matrices.push_back(first_components(basis, live, dim));
     choice.forward.push_back(forward.first_components(live));
-    for (uint32_t k = 0; k < live; ++k) {
-      const double quotient = std::clamp(double{components[k]} / double{unit}, -1e9, 1e9);
-      parameters.mean.push_back(static_cast<int32_t>(std::lrint(quotient)));
-      // The mean that the decoder will add, taken out.
-      const float offset_of_k = static_cast<float>(parameters.mean.back()) * unit;
-      float* of_component = &sample[head][size_t{k} * stats.sample_tokens];
-      for (uint32_t t = 0; t < stats.sample_tokens; ++t) of_component[t] -= offset_of_k;
-    }
   }
   if (!resolve_mean(parameters, plane_shape_of(stats), &profile).ok()) return lossless_choice();
   resembling = resembles(stats, profile, sample, rule.profile_step);
-  choice.estimated_bits = set_classes(stats, choice, sample, token_classes);
+  choice.estimated_bits = set_classes(stats, choice, sample);
   return choice;
 }
 
@@ -353,12 +275,13 @@ ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& 
   if (!set_mean_for_basis(stats, bases, rule.profile_step, parameters)) return lossless_choice();
   double matrix_bits = 0;
   const std::vector<float> no_offset(dim, 0.0f);
-  std::vector<std::vector<float>> sample;  // [head][component][sample token]
+  std::vector<HeadSample> sample;
   for (uint32_t head = 0; head < stats.kv_heads; ++head) {
     const HeadMatrix& basis = bases[head];
     const ForwardTransform forward(TransformKind::kMatrix, dim, &basis);
-    sample.push_back(transform_sample(stats, parameters, head, forward));
-    const uint32_t live = live_components(stats, parameters, head, sample[head], no_offset, token_classes);
+    sample.emplace_back(stats, head, token_classes);
+    sample.back().transform(forward, mean_of(stats, parameters, head));
+    const uint32_t live = sample.back().live_components(parameters.step[head] * kThirds[rule.levels - 1], no_offset);
     parameters.matrices.push_back(first_components(basis, live, dim));
     // The decoder knows only the rows that are stored.
     const float unit = weight_unit(parameters.matrices.back());
@@ -367,7 +290,7 @@ ParameterChoice with_stored_basis(const PlaneStatistics& stats, const StepRule& 
         (same ? forward : ForwardTransform(TransformKind::kMatrix, dim, &basis, unit)).first_components(live));
     matrix_bits += 8.0 * (dim + sizeof(float)) * live;
   }
-  choice.estimated_bits = set_classes(stats, choice, sample, token_classes) + matrix_bits;
+  choice.estimated_bits = set_classes(stats, choice, sample) + matrix_bits;
   return choice;
 }
 

@@ -89,24 +89,40 @@ PairedWeights paired_weights(const HeadMatrix& matrix, uint32_t head_dim, float 
 
 uint32_t hadamard_block_of(uint32_t head_dim) { return head_dim & (~head_dim + 1); }
 
+namespace {
+
+// Of the weights times their unit, R: x = c R, so c = x R^-1, [head_dim][component]; of fewer rows than head_dim the
+// pseudo-inverse, R^T (R R^T)^-1.
+std::vector<double> inverse_of(const HeadMatrix& matrix, uint32_t head_dim, float unit) {
+  using Rows = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  std::vector<double> rows(size_t{matrix.components} * head_dim);
+  for (uint32_t k = 0; k < matrix.components; ++k) {
+    row_of_weights(matrix, head_dim, unit, k, 1, &rows[size_t{k} * head_dim]);
+  }
+  for (double& weight : rows) weight *= double{unit};
+  if (matrix.components == head_dim) {
+    std::vector<double> inverse = rows;
+    if (kernels().invert(inverse.data(), head_dim)) return inverse;
+  }
+  const Eigen::Map<const Rows> of_rows(rows.data(), matrix.components, head_dim);
+  const Rows columns = (of_rows * of_rows.transpose()).ldlt().solve(of_rows).transpose();
+  return {columns.data(), columns.data() + columns.size()};
+}
+
+}  // namespace
+
 ForwardTransform::ForwardTransform(TransformKind kind, uint32_t head_dim, const HeadMatrix* matrix,
                                    std::optional<float> unit)
     : kind_(kind), head_dim_(head_dim), components_(head_dim), block_(hadamard_block_of(head_dim)) {
   if (!has_matrix(kind_)) return;
   components_ = matrix->components;
   if (components_ == 0) return;
-  const float of_weights = unit.value_or(weight_unit(*matrix));
-  Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows(matrix->components, head_dim);
-  for (uint32_t k = 0; k < matrix->components; ++k) row_of_weights(*matrix, head_dim, of_weights, k, 1, &rows(k, 0));
-  rows *= double{of_weights};
-  // x = c * R, so c = x * R^T (R R^T)^-1.
-  const Eigen::MatrixXd gram = rows * rows.transpose();
-  const Eigen::MatrixXd columns = gram.ldlt().solve(rows).transpose();
+  const std::vector<double> columns = inverse_of(*matrix, head_dim, unit.value_or(weight_unit(*matrix)));
   columns_.resize(size_t{head_dim} * components_);
   blocks_.assign(size_t{(components_ + kLanes - 1) / kLanes} * head_dim * kLanes, 0.0f);
   for (uint32_t d = 0; d < head_dim; ++d) {
     for (uint32_t k = 0; k < components_; ++k) {
-      const float weight = static_cast<float>(columns(d, k));
+      const float weight = static_cast<float>(columns[size_t{d} * components_ + k]);
       columns_[size_t{d} * components_ + k] = weight;
       blocks_[(size_t{k / kLanes} * head_dim + d) * kLanes + k % kLanes] = weight;
     }

@@ -193,6 +193,7 @@ class ArchiveReader {
 
   const Directory& directory() const { return directory_; }
   const ArchiveShape& shape() const { return directory_.shape; }
+  uint16_t minor_version() const { return minor_version_; }
   const std::string& archive_id() const { return archive_id_; }  // 32 hex digits, from the content
   uint64_t file_bytes() const { return file_bytes_; }
 
@@ -218,6 +219,7 @@ class ArchiveReader {
 
   ByteSource* source_ = nullptr;
   Directory directory_;
+  uint16_t minor_version_ = 0;
   std::string archive_id_;
   uint64_t file_bytes_ = 0;
   Bytes head_;  // the first bytes of the file, kept from the opening read

@@ -78,6 +78,7 @@ Result<ArchiveReader> ArchiveReader::open(ByteSource& source) {
   reader.file_bytes_ = source.size();
   KVPACK_ASSIGN_OR_RETURN(reader.head_, source.read(0, std::min(reader.file_bytes_, kOpeningBytes)));
   KVPACK_ASSIGN_OR_RETURN(const ArchiveHeader header, in_file(source, decode_header(reader.head_, reader.file_bytes_)));
+  reader.minor_version_ = header.minor;
   reader.archive_id_ = hex_of(header.archive_id);
   const uint64_t needed = claimed_opening_bytes(header, reader.head_);
   if (needed > reader.head_.size()) {

@@ -401,7 +401,8 @@ TEST_CASE("rows: units, transforms, RoPE and conversions equal the scalar ones")
       double sum = 0;
       for (size_t k = 0; k < components; ++k) {
         if (slot == 5 && !sums_fit && k == 0) continue;
-        const double weight = std::nearbyint(static_cast<double>(matrix.rows[k * dim]) * double{matrix.scale[k] / weights.unit});
+        const double weight =
+            std::nearbyint(static_cast<double>(matrix.rows[k * dim]) * double{matrix.scale[k] / weights.unit});
         sum += static_cast<double>(q[k * kLanes + slot]) * weight;
       }
       CHECK(std::fabs(sum * double{scale[slot]} + double{mean[0]} - double{expected.matrix[slot * dim]}) <=
@@ -522,6 +523,33 @@ TEST_CASE("encoder's integers: parents, symbols, digits") {
           CHECK(digits[lane] == (parent == 0 ? 1 + digit : kDigitContext + 1 + (parent < 0 ? -digit : digit)));
         }
       }
+    }
+  }
+}
+
+TEST_CASE("inverses are those of the matrices, and every instruction set's the scalar one") {
+  Random random(13);
+  for (const size_t n : {size_t{1}, size_t{7}, size_t{64}, size_t{80}}) {
+    std::vector<double> matrix(n * n);
+    for (double& x : matrix) x = static_cast<double>(static_cast<int>(random() % 2001) - 1000) / 64;
+    std::vector<double> expected = matrix;
+    REQUIRE(scalar_kernels().invert(expected.data(), n));
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = 0; j < n; ++j) {
+        double product = 0;
+        for (size_t k = 0; k < n; ++k) product += matrix[i * n + k] * expected[k * n + j];
+        CHECK(std::fabs(product - (i == j ? 1 : 0)) < 1e-7);
+      }
+    }
+    std::vector<double> singular = matrix;
+    std::copy_n(matrix.begin(), n, singular.end() - static_cast<std::ptrdiff_t>(n));  // the first row again
+    for (const Kernels* kernels : runnable_kernels()) {
+      CAPTURE(kernels->name);
+      std::vector<double> found = matrix;
+      CHECK(kernels->invert(found.data(), n));
+      CHECK(found == expected);
+      found = singular;
+      CHECK(kernels->invert(found.data(), n) == (n == 1));
     }
   }
 }
