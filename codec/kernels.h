@@ -57,15 +57,15 @@ struct Kernels {
                  const uint32_t* index);
 
   // For the encoder. forward: components[count] = sum over d of values[d] x columns[d][count], d in order, one fused
-  // multiply-add each. forward_group: the same for values [dim][32] and 32 components, [32][32]. columns:
-  // values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] = values[count] [32] x
-  // inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the integer nearest to q / 3.
-  // symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code (rans.h) of q under its
-  // parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v + kCounted] is set to how
-  // many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and keeps the largest |a -
-  // b|, value i in chain i % kErrorChains.
+  // multiply-add each. forward_group: the same for values [dim][32] and the first `count` (to whole fours) of columns
+  // [dim][32], [count][32]. columns: values[dim][32] = rows[32][dim]. quantize: q[count], `stride` apart, of [32] =
+  // values[count] [32] x inverse_step[32], rounded half up; false if one is not below kMaxQuantized. parents: the
+  // integer nearest to q / 3. symbols [32]: q + 7, or 15 beyond +-largest. digits [32]: the index in a digit's code
+  // (rans.h) of q under its parent. count: the largest magnitude of q[count]; if that is at most kCounted, counts[v +
+  // kCounted] is set to how many are v, for all v that do not exceed it. errors: adds (a - b)^2 of [count] to sum, and
+  // keeps the largest |a - b|, value i in chain i % kErrorChains.
   void (*forward)(const float* values, const float* columns, size_t dim, size_t count, float* components);
-  void (*forward_group)(const float* columns, const float* values, size_t dim, float* components);
+  void (*forward_group)(const float* columns, const float* values, size_t dim, size_t count, float* components);
   // a [n][n] becomes its inverse; false if it is (nearly) singular, and then it is spoilt.
   bool (*invert)(double* a, size_t n);
   void (*columns)(const float* const* rows, size_t dim, float* values);

@@ -119,9 +119,9 @@ bool pair_units(const int16_t* q, size_t components, int16_t* units, uint64_t* u
 }
 
 // 32 tokens' values [dim][32] times columns [dim][32 components]: kTileSlots components at a time.
-void forward_group(const float* columns, const float* values, size_t dim, float* components) {
+void forward_group(const float* columns, const float* values, size_t dim, size_t count, float* components) {
   constexpr size_t kVectors = kLanes / Isa::kWidth < 4 ? kLanes / Isa::kWidth : 4;
-  for (size_t component = 0; component < kLanes; component += kTileSlots) {
+  for (size_t component = 0; component < count; component += kTileSlots) {
     for (size_t token = 0; token < kLanes; token += kVectors * Isa::kWidth) {
       typename Isa::Floats sum[kTileSlots][kVectors];
       for (auto& row : sum) {

@@ -189,8 +189,8 @@ void forward(const float* values, const float* columns, size_t dim, size_t count
   }
 }
 
-void forward_group(const float* columns, const float* values, size_t dim, float* components) {
-  for (size_t k = 0; k < kLanes; ++k) {
+void forward_group(const float* columns, const float* values, size_t dim, size_t count, float* components) {
+  for (size_t k = 0; k < (count + 3) / 4 * 4; ++k) {
     for (size_t token = 0; token < kLanes; ++token) {
       float sum = 0;
       for (size_t d = 0; d < dim; ++d) sum = std::fma(columns[d * kLanes + k], values[d * kLanes + token], sum);

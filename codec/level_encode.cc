@@ -19,15 +19,44 @@ namespace {
 // lane, which costs time to count, and 32 tokens change little.
 constexpr uint32_t kFitAll = 4 * kLanes;
 
-void add_slots(const QuantizedTile& tile, uint32_t component, uint32_t first, ComponentHistogram& histogram) {
-  const auto values = tile.values(component);
-  const std::vector<int8_t>& classes = tile.order[tile.head[component]].token_class;
-  for (uint32_t slot = first; slot < tile.tokens;) {
-    uint32_t end = slot + 1;
-    while (end < tile.tokens && classes[end] == classes[slot]) ++end;
-    histogram.add(values.subspan(slot, end - slot), classes[slot]);
-    slot = end;
+// Neighbouring slots of one token class.
+struct ClassRun {
+  uint32_t first = 0;
+  uint32_t count = 0;
+  int8_t token_class = 0;
+};
+
+// What all components of a head share.
+struct HeadRuns {
+  std::vector<ClassRun> all;
+  std::vector<ClassRun> fitted;  // those that classes are fitted to
+  int largest_class = 0;
+};
+
+std::vector<ClassRun> runs_from(const LaneOrder& order, uint32_t first) {
+  std::vector<ClassRun> runs;
+  for (uint32_t slot = first; slot < order.token_class.size(); ++slot) {
+    if (runs.empty() || runs.back().token_class != order.token_class[slot]) {
+      runs.push_back({slot, 0, order.token_class[slot]});
+    }
+    ++runs.back().count;
   }
+  return runs;
+}
+
+std::vector<HeadRuns> runs_of_heads(const QuantizedTile& tile) {
+  std::vector<HeadRuns> heads;
+  for (const LaneOrder& order : tile.order) {
+    HeadRuns& head = heads.emplace_back();
+    head.all = runs_from(order, 0);
+    head.fitted = runs_from(order, tile.tokens > kFitAll ? kLanes : 0);
+    head.largest_class = *std::max_element(order.token_class.begin(), order.token_class.end());
+  }
+  return heads;
+}
+
+void add_runs(std::span<const int32_t> values, const std::vector<ClassRun>& runs, ComponentHistogram& histogram) {
+  for (const ClassRun& run : runs) histogram.add(values.subspan(run.first, run.count), run.token_class);
 }
 
 struct ChosenClass {
@@ -44,7 +73,8 @@ uint32_t first_living_level(std::span<const int32_t> values, uint32_t levels) {
   return level;
 }
 
-ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const PlaneParameters& parameters) {
+ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const HeadRuns& runs,
+                         const PlaneParameters& parameters) {
   thread_local ComponentHistogram histogram;
   const uint32_t levels = parameters.levels;
   histogram.clear();
@@ -52,12 +82,12 @@ ChosenClass choose_class(const QuantizedTile& tile, uint32_t component, const Pl
   chosen.first_level = levels;
   if (tile.tokens > kFitAll) {
     chosen.first_level = first_living_level(tile.values(component).first(kLanes), levels);
-    add_slots(tile, component, kLanes, histogram);
+    add_runs(tile.values(component), runs.fitted, histogram);
     if (histogram.all_zero() && chosen.first_level == levels) return chosen;
   }
   if (histogram.all_zero()) {
     histogram.clear();
-    add_slots(tile, component, 0, histogram);
+    add_runs(tile.values(component), runs.all, histogram);
   }
   if (histogram.all_zero()) return chosen;
   uint32_t first_level = 0;
@@ -115,7 +145,10 @@ class LevelSteps {
     const EncodeCode* code = nullptr;  // null: mixed
     size_t mixed = 0;
   };
-  uint8_t* add_step() { return &*symbols_.insert(symbols_.end(), kLanes, uint8_t{0}); }
+  uint8_t* add_step() {
+    symbols_.resize(symbols_.size() + kLanes);
+    return &symbols_[symbols_.size() - kLanes];
+  }
   void put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group);
   void put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group, int k);
 
@@ -147,6 +180,26 @@ int largest_coded(const SymbolModel& model) {
   return kLargest[static_cast<size_t>(model.shape)][static_cast<size_t>(model.scale)];
 }
 
+// The bytes of `from` whose bit in `lanes` is set, eight at a time.
+void take_lanes(uint32_t lanes, const uint8_t* from, uint8_t* into) {
+  static const auto kBytesOf = [] {
+    std::array<uint64_t, 256> bytes{};
+    for (size_t bits = 0; bits < bytes.size(); ++bits) {
+      for (size_t lane = 0; lane < 8; ++lane) bytes[bits] |= ((bits >> lane) & 1 ? uint64_t{0xff} : 0) << (8 * lane);
+    }
+    return bytes;
+  }();
+  for (size_t i = 0; i < kLanes / 8; ++i) {
+    const uint64_t taken = kBytesOf[(lanes >> (8 * i)) & 0xff];
+    uint64_t a;
+    uint64_t b;
+    std::memcpy(&a, into + 8 * i, 8);
+    std::memcpy(&b, from + 8 * i, 8);
+    a = (a & ~taken) | (b & taken);
+    std::memcpy(into + 8 * i, &a, 8);
+  }
+}
+
 void LevelSteps::put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t first, const GroupClasses& group) {
   uint8_t* symbols = add_step();
   const int32_t* values[8];
@@ -161,9 +214,7 @@ void LevelSteps::put_symbols(const Ladder& ladder, uint8_t class_byte, uint32_t 
       kernels().symbols(values[run], largest_coded(model), symbols);
     } else {
       kernels().symbols(values[run], largest_coded(model), of_run);
-      for (uint32_t lane = 0; lane < kLanes; ++lane) {
-        if ((group.runs.mask[run] >> lane) & 1u) symbols[lane] = of_run[lane];
-      }
+      take_lanes(group.runs.mask[run], of_run, symbols);
     }
   }
   if (std::memchr(symbols, kEscapeIndex, kLanes) != nullptr) {
@@ -205,9 +256,7 @@ void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t f
     mixed.code[mixed.runs.count] = &entropy_codes().encode_digits[model.shape][model.digit_scale(digit)];
     mixed.runs.mask[mixed.runs.count++] = group.runs.mask[run];
     kernels().digits(ladder.at(generation, first), ladder.at(generation + 1, first), of_run);
-    for (uint32_t lane = 0; lane < kLanes; ++lane) {
-      if ((group.runs.mask[run] >> lane) & 1u) symbols[lane] = of_run[lane];
-    }
+    take_lanes(group.runs.mask[run], of_run, symbols);
   }
   if (mixed.runs.count == 0) return;
   std::memcpy(add_step(), symbols, kLanes);
@@ -215,7 +264,7 @@ void LevelSteps::put_digits(const Ladder& ladder, uint8_t class_byte, uint32_t f
   mixed_.push_back(mixed);
 }
 
-int deepest_of(uint8_t class_byte, int scale_offset, const GroupClasses& group) {
+int deepest_in_group(uint8_t class_byte, int scale_offset, const GroupClasses& group) {
   int deepest = 0;
   for (uint32_t run = 0; run < group.runs.count; ++run) {
     deepest = std::max(deepest, symbol_model(class_byte, scale_offset, group.token_class[run]).depth);
@@ -229,7 +278,7 @@ void LevelSteps::put_group(const Ladder& ladder, uint8_t class_byte, uint32_t fi
     return;
   }
   put_symbols(ladder, class_byte, first, group);
-  for (int k = 1; k <= deepest_of(class_byte, scale_offset_, group); ++k) {
+  for (int k = 1; k <= deepest_in_group(class_byte, scale_offset_, group); ++k) {
     put_digits(ladder, class_byte, first, group, k);
   }
 }
@@ -297,16 +346,15 @@ Bytes encode_level(const QuantizedTile& tile, const std::vector<ChosenClass>& ch
 
 std::vector<Bytes> encode_levels(QuantizedTile& tile, const PlaneParameters& parameters) {
   const auto groups = groups_of(tile);
+  const std::vector<HeadRuns> runs = runs_of_heads(tile);
   std::vector<ChosenClass> chosen;
   thread_local std::vector<Ladder> ladders;  // kept for their memory
   if (ladders.size() < tile.components()) ladders.resize(tile.components());
   for (uint32_t c = 0; c < tile.components(); ++c) {
-    chosen.push_back(choose_class(tile, c, parameters));
+    const HeadRuns& of_head = runs[tile.head[c]];
+    chosen.push_back(choose_class(tile, c, of_head, parameters));
     if (chosen[c].first_level == parameters.levels) continue;
-    int deepest = 0;
-    for (const auto& heads : groups) {
-      deepest = std::max(deepest, deepest_of(chosen[c].class_byte, parameters.scale_offset, heads[tile.head[c]]));
-    }
+    const int deepest = symbol_model(chosen[c].class_byte, parameters.scale_offset, of_head.largest_class).depth;
     // A level's digit needs the generation above it, too.
     ladders[c].climb(tile.values(c), parameters.levels - 1 + static_cast<size_t>(deepest));
   }

@@ -172,7 +172,7 @@ void ForwardTransform::apply_to_group(float* values, float* components) const {
   }
   for (uint32_t first = 0; first < components_; first += kLanes) {
     kernels().forward_group(&blocks_[size_t{first} * head_dim_], values, head_dim_,
-                            components + size_t{first} * kLanes);
+                            std::min<uint32_t>(kLanes, components_ - first), components + size_t{first} * kLanes);
   }
 }
 
