@@ -6,6 +6,7 @@
 #include "cli/blend_inputs.h"
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
+#include "cli/load_check.h"
 #include "cli/measured_profile.h"
 #include "cli/option_types.h"
 #include "cli/output_file.h"
@@ -76,17 +77,23 @@ Status write_archive(const BlendArguments& arguments, Bytes state, const ModelFa
   return {};
 }
 
-Status deliver(const BlendArguments& arguments, const JoinedContext& context, const ModelFacts& facts,
-               const Console& console, LlamaServer* server, OutputFile* output, uint64_t& output_bytes) {
-  LlamaLayout layout;
-  layout.packed_payload = server != nullptr;
-  KVPACK_ASSIGN_OR_RETURN(Bytes state, write_llama_state(context.tensor(), context.tokens(), {}, layout));
-  if (server != nullptr) {
-    KVPACK_ASSIGN_OR_RETURN(const uint32_t taken, server->import_kv(state));
-    if (taken != context.tokens().size()) {
-      return network_error(fmt::format("{} took {} of {} tokens", server->name(), taken, context.tokens().size()));
-    }
+// The engine has to show that it goes on from what it took.
+Status put_into(LlamaServer& server, const std::vector<int32_t>& tokens, const Bytes& state) {
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t taken, server.import_kv(state));
+  if (taken != tokens.size()) {
+    return network_error(fmt::format("{} took {} of {} tokens", server.name(), taken, tokens.size()));
   }
+  KVPACK_ASSIGN_OR_RETURN(const PrefillReport report, server.prefill(tokens));
+  if (report.reused_tokens + 1 >= tokens.size()) return {};
+  return network_error(fmt::format("{} took the context, but reuses {} of its {} tokens", server.name(),
+                                   report.reused_tokens, tokens.size()));
+}
+
+Status deliver(const BlendArguments& arguments, const JoinedContext& context, const ModelFacts& facts,
+               const Console& console, LlamaServer* server, const LlamaLayout& layout, OutputFile* output,
+               uint64_t& output_bytes) {
+  KVPACK_ASSIGN_OR_RETURN(Bytes state, write_llama_state(context.tensor(), context.tokens(), {}, layout));
+  if (server != nullptr) KVPACK_RETURN_IF_ERROR(put_into(*server, context.tokens(), state));
   if (output == nullptr) return {};
   if (arguments.output.ends_with(".kvp")) {
     KVPACK_RETURN_IF_ERROR(write_archive(arguments, std::move(state), facts, console, *output));
@@ -95,6 +102,11 @@ Status deliver(const BlendArguments& arguments, const JoinedContext& context, co
   }
   output_bytes = output->bytes_written();
   return output->commit();
+}
+
+// Tokens that were aimed at, per second of everything that blending took: what a plan counts with.
+double blended_tokens_per_s(const BlendSummary& summary) {
+  return per(summary.report.ratio * summary.context_tokens, summary.report.seconds);
 }
 
 nlohmann::ordered_json json_of(const BlendArguments& arguments, const BlendSummary& summary) {
@@ -112,7 +124,8 @@ nlohmann::ordered_json json_of(const BlendArguments& arguments, const BlendSumma
        {{"token_layers", report.token_layers},
         {"of_prefill", per(static_cast<double>(report.token_layers), static_cast<double>(report.all_token_layers))}}},
       {"seconds", {{"load", summary.load_seconds}, {"recompute", report.seconds}}},
-      {"recompute_tokens_per_s", report.seconds_per_token > 0 ? 1 / report.seconds_per_token : 0},
+      {"recompute_tokens_per_s", per(1, report.seconds_per_token)},
+      {"blend_tokens_per_s", blended_tokens_per_s(summary)},
       {"output", {{"path", arguments.output}, {"bytes", summary.output_bytes}}},
       {"engine", arguments.engine.engine}};
 }
@@ -123,14 +136,18 @@ void print_summary(const BlendArguments& arguments, const BlendSummary& summary,
   console.print(console.bold(printable(to == "-" ? "standard output" : to)) +
                 fmt::format(": {} chunks, {} tokens, and {} of the query\n", summary.chunks,
                             grouped(summary.context_tokens), grouped(summary.query_tokens)));
-  print_fields(console,
-               {{"recomputed", fmt::format("{} tokens chosen ({}, aimed at {:.1f} %)", grouped(report.chosen),
-                                           arguments.select, 100 * report.ratio)},
-                {"work", fmt::format("{:.1f} % of a prefill", 100 * per(static_cast<double>(report.token_layers),
-                                                                        static_cast<double>(report.all_token_layers)))},
-                {"time", fmt::format("load {}, recompute {} ({:.0f} tokens/s)", short_duration(summary.load_seconds),
-                                     short_duration(report.seconds),
-                                     report.seconds_per_token > 0 ? 1 / report.seconds_per_token : 0.0)}});
+  std::vector<std::pair<std::string, std::string>> fields = {
+      {"recomputed", fmt::format("{} tokens chosen ({}, aimed at {:.1f} %)", grouped(report.chosen), arguments.select,
+                                 100 * report.ratio)},
+      {"work", fmt::format("{:.1f} % of a prefill", 100 * per(static_cast<double>(report.token_layers),
+                                                              static_cast<double>(report.all_token_layers)))},
+      {"time", fmt::format("load {}, recompute {} ({:.0f} tokens/s)", short_duration(summary.load_seconds),
+                           short_duration(report.seconds), per(1, report.seconds_per_token))}};
+  if (report.ratio > 0) {
+    fields.emplace_back(
+        "in a plan", fmt::format("--blend {:.3g} --blend-tok-s {:.4g}", report.ratio, blended_tokens_per_s(summary)));
+  }
+  print_fields(console, fields);
 }
 
 }  // namespace
@@ -200,6 +217,11 @@ Result<int> run_blend(const BlendArguments& arguments, Console& console) {
   KVPACK_ASSIGN_OR_RETURN(JoinedContext context,
                           JoinedContext::join(chunks, query, facts, {summary.shared_tokens, true}));
   summary.load_seconds = options.load_seconds = watch.lap();
+  LlamaLayout layout;
+  if (server) {
+    KVPACK_RETURN_IF_ERROR(check_engine_takes(*server, arguments.model, context.tokens()));
+    KVPACK_ASSIGN_OR_RETURN(layout, layout_in_engine(*server, context.tensor(), context.tokens()[0], facts));
+  }
   if (facts.context_length > 0 && context.tokens().size() > facts.context_length) {
     console.note(
         fmt::format("{} tokens, and the model was made for {}", context.tokens().size(), facts.context_length));
@@ -215,7 +237,8 @@ Result<int> run_blend(const BlendArguments& arguments, Console& console) {
   summary.chunks = static_cast<uint32_t>(chunks.size());
   summary.context_tokens = context.query_begin();
   summary.query_tokens = static_cast<uint32_t>(query.size());
-  KVPACK_RETURN_IF_ERROR(deliver(arguments, context, facts, console, server.get(), output.get(), summary.output_bytes));
+  KVPACK_RETURN_IF_ERROR(
+      deliver(arguments, context, facts, console, server.get(), layout, output.get(), summary.output_bytes));
   if (arguments.json) {
     console.print_json(json_of(arguments, summary));
   } else if (!console.quiet()) {

@@ -23,7 +23,7 @@ Result<std::vector<int32_t>> prompt_tokens(const ArchiveReader& reader) {
   return tokens;
 }
 
-Status check_sizes(const std::vector<int32_t>& tokens, const EngineFacts& facts, const LlamaServer& engine) {
+Status check_sizes(std::span<const int32_t> tokens, const EngineFacts& facts, const LlamaServer& engine) {
   if (facts.context_tokens > 0 && tokens.size() >= facts.context_tokens) {
     return with_hint(
         invalid_argument(fmt::format("the context has {} tokens, a slot of {} takes {}, of which one has "
@@ -61,8 +61,8 @@ Status check_model(const ArchiveIdentity& identity, LlamaServer& engine, const E
 
 // A state of the slot's own shows how the engine lays its cache out. An empty slot gets one token for that, and is
 // emptied again.
-Result<CacheLayout> layout_of(LlamaServer& engine, int32_t some_token, const std::optional<EngineModel>& model) {
-  const KvReadOptions read{model ? &model->facts : nullptr, true};
+Result<CacheLayout> layout_of(LlamaServer& engine, int32_t some_token, const ModelFacts* facts) {
+  const KvReadOptions read{facts, true};
   KVPACK_ASSIGN_OR_RETURN(auto state, engine.export_kv());
   auto file = read_kv_file(std::move(state), read);
   if (!file.ok()) return file.error().within("the state that " + engine.name() + " saves");
@@ -96,7 +96,8 @@ Result<LoadTarget> check_load(const ArchiveReader& reader, LlamaServer& engine, 
   KVPACK_RETURN_IF_ERROR(check_model(identity, engine, facts, check, model));
   KVPACK_RETURN_IF_ERROR(check_sizes(target.tokens, facts, engine));
   KVPACK_ASSIGN_OR_RETURN(const CacheLayout ours, cache_layout_of(reader, identity.source_format));
-  KVPACK_ASSIGN_OR_RETURN(const CacheLayout theirs, layout_of(engine, target.tokens[0], model));
+  KVPACK_ASSIGN_OR_RETURN(const CacheLayout theirs,
+                          layout_of(engine, target.tokens[0], model ? &model->facts : nullptr));
   const auto layout = layout_for_engine(ours, theirs, check.convert);
   if (!layout.ok()) {
     const bool types = !check.convert && layout_for_engine(ours, theirs, true).ok();
@@ -116,6 +117,20 @@ Result<LoadTarget> check_load(const ArchiveReader& reader, LlamaServer& engine, 
                                        dtype_name(layout->value_type.value_or(theirs.planes.back().dtype))));
   }
   return target;
+}
+
+Status check_engine_takes(LlamaServer& engine, const std::string& model, std::span<const int32_t> tokens) {
+  KVPACK_ASSIGN_OR_RETURN(const EngineFacts facts, engine.facts());
+  KVPACK_ASSIGN_OR_RETURN([[maybe_unused]] const auto found, find_engine_model(engine, facts, model));
+  return check_sizes(tokens, facts, engine);
+}
+
+Result<LlamaLayout> layout_in_engine(LlamaServer& engine, const KvTensor& tensor, int32_t first_token,
+                                     const ModelFacts& facts) {
+  KVPACK_ASSIGN_OR_RETURN(const CacheLayout theirs, layout_of(engine, first_token, &facts));
+  KVPACK_ASSIGN_OR_RETURN(LlamaLayout layout, layout_for_engine(cache_layout_of(tensor), theirs, true));
+  layout.packed_payload = true;
+  return layout;
 }
 
 }  // namespace kvpack::cli

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cli/decode.h"
 #include "formats/archive.h"
+#include "formats/kv_file.h"
 #include "net/engine/engine_model.h"
 #include "net/engine/llama_server.h"
 
@@ -30,5 +32,11 @@ struct LoadTarget {
 // Errors: invalid_argument where archive and engine do not fit (both are named), network, what reading either gives.
 Result<LoadTarget> check_load(const ArchiveReader& reader, LlamaServer& engine, const LoadCheck& check,
                               DecodeArguments base);
+
+// The same for a context that is made here, by the model file `model`: whether the engine runs that and takes so many
+// tokens; and how its state has to be written.
+Status check_engine_takes(LlamaServer& engine, const std::string& model, std::span<const int32_t> tokens);
+Result<LlamaLayout> layout_in_engine(LlamaServer& engine, const KvTensor& tensor, int32_t first_token,
+                                     const ModelFacts& facts);
 
 }  // namespace kvpack::cli

@@ -61,13 +61,20 @@ Scenario scenario_of(const PlanArguments& arguments, const ArchiveReader& reader
   return scenario;
 }
 
-// What CacheBlend would cost on top: engine seconds for a share of the tokens of what `ours` loads.
-double blend_engine_s(const PlanArguments& arguments, const Comparison& comparison, const Outcome& ours) {
-  double tokens = 0;
-  for (size_t chunk = 0; chunk < ours.actions.size(); ++chunk) {
-    if (ours.actions[chunk].kind == ActionKind::kLoad) tokens += comparison.scenario.context.tokens[chunk];
+std::optional<BlendOption> blend_of(const PlanArguments& arguments) {
+  if (!arguments.blend_ratio) return std::nullopt;
+  return BlendOption{*arguments.blend_ratio, *arguments.blend_tokens_per_s};
+}
+
+// Seconds of blending in a plan.
+double blend_seconds(const Comparison& comparison, const BlendOption& blend) {
+  double seconds = 0;
+  const std::vector<ChunkAction>& actions = comparison.rows.front().outcome.actions;
+  for (size_t chunk = 0; chunk < actions.size(); ++chunk) {
+    if (actions[chunk].kind != ActionKind::kBlend) continue;
+    seconds += blend.seconds(comparison.scenario.context.tokens[chunk]);
   }
-  return *arguments.blend_ratio * tokens / comparison.scenario.goal.prefill_tokens_per_s;
+  return seconds;
 }
 
 Comparison compare(const PlanArguments& arguments, const ArchiveReader& reader, BandwidthTrace trace) {
@@ -75,6 +82,10 @@ Comparison compare(const PlanArguments& arguments, const ArchiveReader& reader, 
   for (const double left : out.scenario.context.distortion[0]) out.base_distortion += left;
   std::vector<std::unique_ptr<Policy>> policies;
   policies.push_back(planner_policy());
+  if (const auto blend = blend_of(arguments)) {
+    out.rows.push_back({fmt::format("{}, blend {:.0f} %", policies[0]->name(), 100 * blend->ratio),
+                        simulate_blend(out.scenario, out.trace, out.start_s, *planner_policy(), *blend)});
+  }
   // The other rules are about deadlines.
   if (arguments.ttft_s) {
     std::vector<std::unique_ptr<Policy>> others = all_policies();
@@ -124,9 +135,10 @@ nlohmann::ordered_json json_of(const PlanArguments& arguments, const Comparison&
         {"distortion", comparison.oracle->meets_deadline ? nlohmann::ordered_json(comparison.oracle->distortion)
                                                          : nlohmann::ordered_json()}};
   }
-  if (arguments.blend_ratio) {
-    json["blend"] = {{"ratio", *arguments.blend_ratio},
-                     {"engine_s", blend_engine_s(arguments, comparison, ours)},
+  if (const auto blend = blend_of(arguments)) {
+    json["blend"] = {{"ratio", blend->ratio},
+                     {"tokens_per_s", blend->tokens_per_s},
+                     {"seconds", blend_seconds(comparison, *blend)},
                      {"executed_by_fetch", false}};
   }
   return json;
@@ -176,11 +188,9 @@ void print_report(const PlanArguments& arguments, const Comparison& comparison, 
   if (arguments.explain) print_actions(console, ours.actions);
   print_table(comparison, console);
   console.print("Distortion: of what the base alone leaves.\n");
-  if (arguments.blend_ratio) {
-    console.print(fmt::format(
-        "CacheBlend of {:.0f} % of the loaded tokens would take the engine {:.3f} s on top of that. No engine that "
-        "fetch knows can recompute single tokens, so fetch does not do it.\n",
-        100 * *arguments.blend_ratio, blend_engine_s(arguments, comparison, ours)));
+  if (const auto blend = blend_of(arguments)) {
+    console.print(fmt::format("Blending takes {:.3f} s of that; it is `kvpack blend` that does it, fetch does not.\n",
+                              blend_seconds(comparison, *blend)));
   }
 }
 
@@ -206,7 +216,9 @@ void declare_plan(CLI::App& verb, PlanArguments& arguments) {
                 "of archive bytes (default: decoding takes no time)");
   add_recompute_choice(verb, arguments.recompute);
   add_number_above(verb, "--blend", arguments.blend_ratio, 0,
-                   "also say what CacheBlend of this share of the loaded tokens would cost (fetch does not do it)");
+                   "also compute this share of what is loaded again (CacheBlend), as far as the deadline allows");
+  add_number_above(verb, "--blend-tok-s", arguments.blend_tokens_per_s, 0,
+                   "how fast: what `kvpack blend` measured and prints");
   verb.add_option("--plot", arguments.plot, "write the timeline as SVG")->type_name(kFileType);
   verb.add_flag("--explain", arguments.explain, "print what happens to every chunk");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing picture");
@@ -216,15 +228,16 @@ void declare_plan(CLI::App& verb, PlanArguments& arguments) {
       "Exit code: 3 if the plan is late.\n\n"
       "Examples:\n"
       "  kvpack plan ctx.kvp --bandwidth 100Mbit --ttft 1.5s\n"
-      "  kvpack plan ctx.kvp --trace train.json --scale 1Gbit --ttft 2s --prefill-tok-s 4000 --plot plan.svg");
+      "  kvpack plan ctx.kvp --trace train.json --scale 1Gbit --ttft 2s --prefill-tok-s 4000 --plot plan.svg\n"
+      "  kvpack plan ctx.kvp --bandwidth 100Mbit --ttft 3s --blend 0.15 --blend-tok-s 250");
 }
 
 Result<int> run_plan(const PlanArguments& arguments, Console& console) {
   if (arguments.trace.empty() && !arguments.bandwidth_bytes_per_s) {
     return with_hint(invalid_argument("on which link?"), "give --bandwidth 100Mbit, or a --trace FILE");
   }
-  if (arguments.blend_ratio && !arguments.prefill_tokens_per_s) {
-    return with_hint(invalid_argument("--blend needs an engine"), "give its speed: --prefill-tok-s 4000");
+  if (arguments.blend_ratio && !arguments.blend_tokens_per_s) {
+    return with_hint(invalid_argument("--blend at which speed?"), "give --blend-tok-s, which kvpack blend prints");
   }
   if (arguments.blend_ratio && *arguments.blend_ratio > 1) return invalid_argument("--blend is a share, at most 1");
   std::unique_ptr<OutputFile> plot;

@@ -25,6 +25,7 @@ struct PlanArguments {
   std::optional<double> decode_bytes_per_s;
   std::string recompute = "needed";
   std::optional<double> blend_ratio;
+  std::optional<double> blend_tokens_per_s;
   std::string plot;
   bool explain = false;
   bool overwrite = false;

@@ -232,26 +232,11 @@ void plan_refinements(const Planning& p, uint32_t begin, bool base_asked_for, st
   plan.next = first_batch(p, chosen, capacity);
 }
 
-// CacheBlend on loaded chunks, by distortion removed per engine second, in the time that recomputing leaves.
+// CacheBlend in the time that recomputing leaves.
 void plan_blend(const Planning& p, uint32_t front, Plan& plan) {
   if (!p.goal.blend || !p.has_engine()) return;
-  const BlendOption& blend = *p.goal.blend;
-  double engine_s = p.engine_deadline_s() - p.state.now_s - p.engine_seconds(front);
-  std::vector<uint32_t> order;
-  for (uint32_t chunk = front; chunk < p.costs.chunks(); ++chunk) {
-    if (plan.actions[chunk].levels > 0) order.push_back(chunk);
-  }
-  const auto gain = [&](uint32_t chunk) {
-    return p.costs.distortion_left(chunk, plan.actions[chunk].levels) / p.costs.tokens[chunk];
-  };
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return gain(a) > gain(b); });
-  for (const uint32_t chunk : order) {
-    const double cost_s = blend.ratio * p.costs.tokens[chunk] / p.goal.prefill_tokens_per_s * (1 + kEngineMargin);
-    if (cost_s > engine_s) continue;
-    engine_s -= cost_s;
-    plan.actions[chunk].kind = ActionKind::kBlend;
-    plan.actions[chunk].recompute_ratio = blend.ratio;
-  }
+  const double engine_s = p.engine_deadline_s() - p.state.now_s - p.engine_seconds(front);
+  choose_blend(p.costs, *p.goal.blend, engine_s / (1 + kEngineMargin), plan.actions);
 }
 
 double expected_distortion(const Planning& p, const Plan& plan) {
@@ -259,7 +244,7 @@ double expected_distortion(const Planning& p, const Plan& plan) {
   for (uint32_t chunk = 0; chunk < p.costs.chunks(); ++chunk) {
     const ChunkAction& action = plan.actions[chunk];
     if (action.kind == ActionKind::kRecompute) continue;
-    const double factor = action.kind == ActionKind::kBlend ? p.goal.blend->distortion_factor : 1;
+    const double factor = action.kind == ActionKind::kBlend ? p.goal.blend->distortion_factor() : 1;
     total += factor * p.costs.distortion_left(chunk, action.levels);
   }
   return total;
@@ -287,6 +272,27 @@ double expected_ready_s(const Planning& p, uint32_t front, const Plan& plan) {
 }
 
 }  // namespace
+
+double choose_blend(const ContextCosts& costs, const BlendOption& blend, double seconds,
+                    std::vector<ChunkAction>& actions) {
+  std::vector<uint32_t> order;
+  for (uint32_t chunk = 0; chunk < actions.size(); ++chunk) {
+    if (actions[chunk].kind == ActionKind::kLoad && actions[chunk].levels > 0) order.push_back(chunk);
+  }
+  const auto gain = [&](uint32_t chunk) {
+    return costs.distortion_left(chunk, actions[chunk].levels) / costs.tokens[chunk];
+  };
+  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return gain(a) > gain(b); });
+  double used_s = 0;
+  for (const uint32_t chunk : order) {
+    const double cost_s = blend.seconds(costs.tokens[chunk]);
+    if (used_s + cost_s > seconds) continue;
+    used_s += cost_s;
+    actions[chunk].kind = ActionKind::kBlend;
+    actions[chunk].recompute_ratio = blend.ratio;
+  }
+  return used_s;
+}
 
 uint64_t step_bytes(const ContextCosts& costs, const RangeStep& step) {
   uint64_t bytes = 0;

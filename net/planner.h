@@ -31,10 +31,14 @@ enum class RecomputeMode : uint8_t {
   kAlways,      // whatever it can: the engine is idle, and what it computes is exact
 };
 
-// Recompute `ratio` of a chunk's tokens; `distortion_factor` of its distortion is left.
+// Recompute `ratio` of a chunk's tokens, which then have no distortion of their own. `tokens_per_s` is what blending
+// was measured at, selection and query included (`kvpack blend --json`): tokens chosen per second.
 struct BlendOption {
   double ratio = 0.15;
-  double distortion_factor = 0.5;
+  double tokens_per_s = 0;
+
+  double seconds(double tokens) const { return ratio * tokens / tokens_per_s; }
+  double distortion_factor() const { return 1 - ratio; }
 };
 
 // Times count from the start of the fetch.
@@ -83,6 +87,11 @@ struct ChunkAction {
   double recompute_ratio = 0;  // 1: recompute, between: blend
   bool operator==(const ChunkAction&) const = default;
 };
+
+// Loaded chunks become blended ones, by distortion removed per second, as far as `seconds` go. Returns the seconds
+// used.
+double choose_blend(const ContextCosts& costs, const BlendOption& blend, double seconds,
+                    std::vector<ChunkAction>& actions);
 
 struct Plan {
   std::vector<ChunkAction> actions;   // [chunk] as it will end if the link behaves as estimated

@@ -183,4 +183,28 @@ Outcome simulate(const Scenario& scenario, const BandwidthTrace& trace, double s
   return Simulation(scenario, trace, start_s, policy).run();
 }
 
+Outcome simulate_blend(const Scenario& scenario, const BandwidthTrace& trace, double start_s, Policy& policy,
+                       const BlendOption& blend) {
+  const double deadline_s = scenario.goal.deadline_s;
+  const double reserve_s = blend.seconds(scenario.context.total_tokens());
+  Scenario reserved = scenario;
+  reserved.goal.last_prefill_s += reserve_s;
+  Outcome outcome = simulate(reserved, trace, start_s, policy);
+  if (meets_deadline(outcome.ttft_s, deadline_s)) {
+    outcome.ttft_s -= reserve_s;
+  } else {
+    outcome = simulate(scenario, trace, start_s, policy);
+  }
+  if (!std::isfinite(outcome.ttft_s)) return outcome;
+  const double spent_s = choose_blend(scenario.context, blend, deadline_s - outcome.ttft_s, outcome.actions);
+  outcome.ttft_s += spent_s;
+  outcome.engine_s += spent_s;
+  for (uint32_t chunk = 0; chunk < scenario.context.chunks(); ++chunk) {
+    if (outcome.actions[chunk].kind != ActionKind::kBlend) continue;
+    const double left = scenario.context.distortion_left(chunk, outcome.actions[chunk].levels);
+    outcome.distortion -= (1 - blend.distortion_factor()) * left;
+  }
+  return outcome;
+}
+
 }  // namespace kvpack

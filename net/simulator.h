@@ -61,6 +61,12 @@ struct Outcome {
 // Starts at `start_s` of the trace.
 Outcome simulate(const Scenario& scenario, const BandwidthTrace& trace, double start_s, Policy& policy);
 
+// A fetch, and then CacheBlend of what it loaded (as `kvpack blend` works: everything is there before it begins).
+// Loading leaves the time for it, unless the deadline would be missed for that; then only chunks are blended that still
+// fit.
+Outcome simulate_blend(const Scenario& scenario, const BandwidthTrace& trace, double start_s, Policy& policy,
+                       const BlendOption& blend);
+
 // A TTFT within the deadline; a millisecond is not worth an argument.
 inline bool meets_deadline(double ttft_s, double deadline_s) { return ttft_s <= deadline_s + 1e-3; }
 

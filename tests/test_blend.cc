@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "formats/half.h"
 #include "net/engine/blend.h"
@@ -58,15 +59,15 @@ struct Nano {
 };
 
 // Squared differences of tokens [begin, end) from the sample's own cache, relative to its power; over these layers.
-double deviation(const JoinedContext& context, const KvFile& file, uint32_t begin, uint32_t end, uint32_t first_layer,
+double deviation(const KvTensor& tensor, const KvFile& file, uint32_t begin, uint32_t end, uint32_t first_layer,
                  uint32_t layers, Side side) {
   double error = 0, power = 0;
   for (size_t p = 0; p < file.tensor.planes.size(); ++p) {
     const KvPlane& plane = file.tensor.planes[p];
     if (plane.side != side || plane.layer < first_layer || plane.layer >= first_layer + layers) continue;
-    const auto found = std::find_if(context.tensor().planes.begin(), context.tensor().planes.end(),
+    const auto found = std::find_if(tensor.planes.begin(), tensor.planes.end(),
                                     [&](const KvPlane& o) { return o.layer == plane.layer && o.side == side; });
-    REQUIRE(found != context.tensor().planes.end());
+    REQUIRE(found != tensor.planes.end());
     std::vector<float> x(size_t{end - begin} * plane.view.channels()), y(x.size());
     load_values(plane.view, begin, end - begin, x.data());
     load_values(found->view, begin, end - begin, y.data());
@@ -79,8 +80,8 @@ double deviation(const JoinedContext& context, const KvFile& file, uint32_t begi
 }
 
 double all_layers(const JoinedContext& context, const KvFile& file, uint32_t begin, uint32_t end) {
-  return deviation(context, file, begin, end, 0, UINT32_MAX / 2, Side::kKey) +
-         deviation(context, file, begin, end, 0, UINT32_MAX / 2, Side::kValue);
+  return deviation(context.tensor(), file, begin, end, 0, UINT32_MAX / 2, Side::kKey) +
+         deviation(context.tensor(), file, begin, end, 0, UINT32_MAX / 2, Side::kValue);
 }
 
 TEST_CASE("blend: the query's keys and values are those of a prefill of the whole") {
@@ -102,10 +103,10 @@ TEST_CASE("blend: keys are turned to where they stand; every token computed agai
   JoinedContext stitched = nano.joined(chunks, nano.query(), {1, true});
   CHECK(stitched.tokens() == nano.tokens(0, end + kQuery));
   // Layer 0 depends on the token and its position alone: in f16, twice rounded.
-  CHECK(deviation(stitched, nano.file, kFront, end, 0, 1, Side::kKey) < 1e-5);
-  CHECK(deviation(stitched, nano.file, kFront, end, 0, 1, Side::kValue) < 1e-5);
+  CHECK(deviation(stitched.tensor(), nano.file, kFront, end, 0, 1, Side::kKey) < 1e-5);
+  CHECK(deviation(stitched.tensor(), nano.file, kFront, end, 0, 1, Side::kValue) < 1e-5);
   const JoinedContext unturned = nano.joined(chunks, nano.query(), {1, false});
-  CHECK(deviation(unturned, nano.file, kFront, end, 0, 1, Side::kKey) > 0.1);
+  CHECK(deviation(unturned.tensor(), nano.file, kFront, end, 0, 1, Side::kKey) > 0.1);
 
   const double before = all_layers(stitched, nano.file, kFront, end);
   CHECK(before > 1e-3);  // what the chunks do not know of each other
@@ -168,36 +169,95 @@ TEST_CASE("blend: chunks that cannot be joined are refused with the reason") {
   CHECK(join({nano.front(30), other}, 1).error().kind == ErrorKind::kUnsupported);
 }
 
-TEST_CASE("kvpack blend: archives in, a context out") {
+// Two chunks of the sample as archives, and what `kvpack blend` makes of them.
+struct BlendProgram {
   Nano nano;
-  const kvpack::engine::ScratchFolder folder;
-  const auto archive = [&](const char* name, uint32_t begin) {
-    const std::string path = folder.file(name);
-    BlendChunk chunk = begin == 0 ? nano.front(kFront) : nano.back();
-    LlamaLayout layout;
-    const Bytes state = must(write_llama_state(chunk.tensor, chunk.tokens, {}, layout));
-    const KvFile file = read_kv(state, &nano.facts);
-    REQUIRE(kvpack::engine::write_file(path, pack(file, &nano.facts, Quality::kLossless)).ok());
-    return path;
-  };
-  const std::string a = archive("a.kvp", 0), b = archive("b.kvp", kFront), out = folder.file("ctx.slot");
-  std::string ids;
-  for (const int32_t id : nano.query()) ids += (ids.empty() ? "" : ",") + std::to_string(id);
-  const std::string model = sample_path("nano-f16.gguf");
-  const auto run = run_kvpack(
-      {"blend", a, b, "-m", model, "--query-tokens", ids, "--ratio", "1", "--shared-tokens", "1", "-o", out, "--json"});
+  kvpack::engine::ScratchFolder folder;
+  std::string a, b, ids;
+
+  explicit BlendProgram(Quality quality) {
+    const auto archive = [&](const char* name, const BlendChunk& chunk) {
+      const Bytes state = must(write_llama_state(chunk.tensor, chunk.tokens, {}, {}));
+      const KvFile file = read_kv(state, &nano.facts);
+      REQUIRE(kvpack::engine::write_file(folder.file(name), pack(file, &nano.facts, quality)).ok());
+      return folder.file(name);
+    };
+    a = archive("a.kvp", nano.front(kFront));
+    b = archive("b.kvp", nano.back());
+    for (const int32_t id : nano.query()) ids += std::to_string(id) + ",";
+    ids.pop_back();
+  }
+  Outcome run(const std::string& output, const std::vector<std::string>& options) const {
+    std::vector<std::string> words = {"blend", a, b, "-m", sample_path("nano-f16.gguf"), "-f", "--json"};
+    words.insert(words.end(), {"--shared-tokens", "1", "-o", folder.file(output)});
+    words.insert(words.end(), options.begin(), options.end());
+    if (std::find(words.begin(), words.end(), "--query-tokens") == words.end()) {
+      words.insert(words.end(), {"--query-tokens", ids});
+    }
+    return run_kvpack(words);
+  }
+  // Deviation of the written file from the sample's own cache, over the second chunk and the query.
+  double error_of(const std::string& output) const {
+    const KvFile joined = read_kv(must(read_whole_file(folder.file(output))), &nano.facts);
+    REQUIRE(joined.tokens == nano.tokens(0, kFront + kBack + kQuery));
+    return deviation(joined.tensor, nano.file, kFront, kFront + kBack + kQuery, 0, UINT32_MAX / 2, Side::kKey) +
+           deviation(joined.tensor, nano.file, kFront, kFront + kBack + kQuery, 0, UINT32_MAX / 2, Side::kValue);
+  }
+};
+
+TEST_CASE("kvpack blend: archives in, lossy ones too, a context out") {
+  for (const Quality quality : {Quality::kLossless, Quality::kMedium}) {
+    CAPTURE(static_cast<int>(quality));
+    const BlendProgram program(quality);
+    REQUIRE(program.run("none.slot", {"--ratio", "0"}).exit_code == 0);
+    const double none = program.error_of("none.slot");
+    for (const char* select : {"hkvd", "query", "epic"}) {
+      CAPTURE(select);
+      const auto part = program.run("part.slot", {"--ratio", "0.3", "--select", select});
+      REQUIRE(part.exit_code == 0);
+      CHECK(program.error_of("part.slot") < none);
+      REQUIRE(program.run("all.slot", {"--ratio", "1", "--select", select}).exit_code == 0);
+      // Only what the copy of the first chunk has lost is left, and what its errors do to those who look at it.
+      CHECK(program.error_of("all.slot") < (quality == Quality::kLossless ? 1e-4 : 0.35 * none));
+      const auto hidden = program.run("auto.slot", {"--ratio", "auto", "--select", select});
+      REQUIRE(hidden.exit_code == 0);
+      CHECK(program.error_of("auto.slot") <= 1.01 * none);
+    }
+  }
+}
+
+TEST_CASE("kvpack blend: says what it cost, in a form that a plan takes") {
+  const BlendProgram program(Quality::kLossless);
+  const auto run = program.run("ctx.kvp", {"--ratio", "0.2"});
   REQUIRE(run.exit_code == 0);
-  const KvFile joined = read_kv(must(read_whole_file(out)), &nano.facts);
-  CHECK(joined.tokens == nano.tokens(0, kFront + kBack + kQuery));
-  // Refused, and nothing written.
-  for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--ratio", "1.5"},
-                                                {"--ratio", "x"},
-                                                {"--query-tokens", "1,,2"},
-                                                {"--query-tokens", "99999999"}}) {
-    std::vector<std::string> words = {"blend", a, b, "-m", model, "-o", folder.file("no.slot")};
-    words.insert(words.end(), wrong.begin(), wrong.end());
-    CHECK(run_kvpack(words).exit_code != 0);
-    CHECK_FALSE(std::filesystem::exists(folder.file("no.slot")));
+  const auto json = nlohmann::json::parse(run.out);
+  CHECK(json["tokens"]["recomputed"] > 0);
+  CHECK(json["tokens"]["context"] == kFront + kBack);
+  CHECK(json["seconds"]["recompute"] > 0);
+  const double tokens_per_s = json["blend_tokens_per_s"];
+  CHECK(tokens_per_s == doctest::Approx(0.2 * (kFront + kBack) / json["seconds"]["recompute"].get<double>()));
+  const auto plan = run_kvpack({"plan", program.folder.file("ctx.kvp"), "--bandwidth", "100Mbit", "--blend", "0.2",
+                                "--blend-tok-s", std::to_string(tokens_per_s), "--json"});
+  REQUIRE(plan.exit_code == 0);
+  const double planned_s = nlohmann::json::parse(plan.out)["blend"]["seconds"];
+  CHECK(planned_s == doctest::Approx(0.2 * (kFront + kBack + kQuery) / tokens_per_s));
+  CHECK(run_kvpack({"plan", program.folder.file("ctx.kvp"), "--bandwidth", "100Mbit", "--blend", "0.2"}).exit_code ==
+        2);
+}
+
+TEST_CASE("kvpack blend: what is wrong is refused, and nothing is written") {
+  const BlendProgram program(Quality::kLossless);
+  const std::vector<std::vector<std::string>> wrong = {{"--ratio", "1.5", "a share from 0 to 1"},
+                                                       {"--ratio", "x", "a share from 0 to 1"},
+                                                       {"--select", "best", "--select"},
+                                                       {"--query-tokens", "1,,2", "no list of token ids"},
+                                                       {"--query-tokens", "99999999", "99999999"}};
+  for (const auto& words : wrong) {
+    CAPTURE(words[1]);
+    const auto run = program.run("no.slot", {words[0], words[1]});
+    CHECK(run.exit_code == 2);
+    CHECK(run.err.find(words[2]) != std::string::npos);
+    CHECK_FALSE(std::filesystem::exists(program.folder.file("no.slot")));
   }
 }
 

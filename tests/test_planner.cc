@@ -206,21 +206,48 @@ TEST_CASE("plan: blending takes engine time only, where it removes most") {
   const ContextCosts costs = sample_costs(10);
   PlanGoal goal;
   goal.deadline_s = 1;
-  goal.prefill_tokens_per_s = 256;
+  goal.prefill_tokens_per_s = 4000;
   goal.recompute = RecomputeMode::kWhenNeeded;
-  goal.blend = BlendOption{0.15, 0.5};
+  goal.blend = BlendOption{0.25, 128};  // half a second for a chunk of 256 tokens
   PlanState state = with_base(10);
   const Plan plan = make_plan(costs, goal, known_link(1e5), state);
   goal.blend.reset();
   const Plan without = make_plan(costs, goal, known_link(1e5), state);
-  double engine_s = 0;
-  for (const ChunkAction& action : plan.actions) {
-    if (action.kind == ActionKind::kBlend) engine_s += action.recompute_ratio;
+  uint32_t blended = 0;
+  double least = 1e9, most_left = 0;
+  for (uint32_t chunk = 0; chunk < 10; ++chunk) {
+    const double distortion = costs.distortion_left(chunk, plan.actions[chunk].levels);
+    if (plan.actions[chunk].kind == ActionKind::kBlend) {
+      ++blended;
+      CHECK(plan.actions[chunk].recompute_ratio == 0.25);
+      least = std::min(least, distortion);
+    } else {
+      most_left = std::max(most_left, distortion);
+    }
   }
-  CHECK(engine_s > 0.8);
-  CHECK(engine_s <= 1);
-  CHECK(plan.expected_distortion < without.expected_distortion);
+  CHECK(blended == 1);  // a margin is left, so that two do not fit into a second
+  CHECK(least >= most_left);
+  CHECK(plan.expected_distortion == doctest::Approx(without.expected_distortion - 0.25 * least));
   CHECK(plan.next == without.next);
+}
+
+TEST_CASE("blend in a plan: what was loaded, at the measured speed, as far as the time goes") {
+  const ContextCosts costs = sample_costs(4, 0);  // 256 tokens each, equally distorted
+  const std::vector<ChunkAction> before = {
+      {ActionKind::kRecompute, 0, 1}, {ActionKind::kLoad, 1, 0}, {ActionKind::kLoad, 3, 0}, {ActionKind::kLoad, 1, 0}};
+  const BlendOption blend{0.5, 256};
+  std::vector<ChunkAction> actions = before;
+  CHECK(choose_blend(costs, blend, 1e9, actions) == doctest::Approx(1.5));
+  CHECK(actions[0] == before[0]);
+  for (uint32_t chunk = 1; chunk < 4; ++chunk) CHECK(actions[chunk].kind == ActionKind::kBlend);
+  actions = before;
+  CHECK(choose_blend(costs, blend, 1.2, actions) == doctest::Approx(1));
+  CHECK(actions[2] == before[2]);  // has least to gain
+  CHECK(actions[1].kind == ActionKind::kBlend);
+  CHECK(actions[3].kind == ActionKind::kBlend);
+  actions = before;
+  CHECK(choose_blend(costs, blend, 0.4, actions) == 0);
+  CHECK(actions == before);
 }
 
 TEST_CASE("planner: the engine does not begin what the link brings sooner, and sections count as missing") {

@@ -76,11 +76,9 @@ Result<std::optional<DType>> new_type(const CacheLayout& context, const CacheLay
 
 }  // namespace
 
-Result<CacheLayout> cache_layout_of(const KvFile& state) {
-  if (state.format != KvFileFormat::kLlamaState) return unsupported("the engine's state is no llama.cpp state file");
+CacheLayout cache_layout_of(const KvTensor& tensor) {
   CacheLayout layout;
-  KVPACK_RETURN_IF_ERROR(add_llama_layout(state.container, layout));
-  for (const KvPlane& plane : state.tensor.planes) {
+  for (const KvPlane& plane : tensor.planes) {
     layout.planes.push_back({.layer = plane.layer,
                              .side = plane.side,
                              .token_set = plane.token_set,
@@ -90,6 +88,13 @@ Result<CacheLayout> cache_layout_of(const KvFile& state) {
                              .dtype = plane.view.dtype,
                              .hadamard_block = plane.view.hadamard_block});
   }
+  return layout;
+}
+
+Result<CacheLayout> cache_layout_of(const KvFile& state) {
+  if (state.format != KvFileFormat::kLlamaState) return unsupported("the engine's state is no llama.cpp state file");
+  CacheLayout layout = cache_layout_of(state.tensor);
+  KVPACK_RETURN_IF_ERROR(add_llama_layout(state.container, layout));
   if (layout.planes.empty() && !state.has_opaque_state) return invalid_argument("the engine's state holds no cells");
   return layout;
 }

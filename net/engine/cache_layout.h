@@ -24,6 +24,7 @@ struct CacheLayout {
 
 // Of a state that an engine saved. Error: unsupported for another format, invalid_argument if it holds no cells.
 Result<CacheLayout> cache_layout_of(const KvFile& state);
+CacheLayout cache_layout_of(const KvTensor& tensor);  // of no file yet
 // Of an archive. Errors: invalid_argument if it holds several sequences; those of reading its container.
 Result<CacheLayout> cache_layout_of(const ArchiveReader& reader, KvFileFormat source_format);
 

@@ -6,6 +6,8 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
+
 #include "codec/archive_codec.h"
 #include "formats/byte_io.h"
 #include "net/engine/libllama_engine.h"
@@ -17,9 +19,11 @@ namespace {
 
 using test::must;
 
-constexpr uint32_t kContext = 900;
+constexpr uint32_t kContext = 800;
 constexpr uint32_t kAnswer = 24;  // tokens
-const std::string kModel = KVPACK_SAMPLES_DIR "/nano-f16.gguf";
+// Another model: KVPACK_TURNS_MODEL. What is asserted of lossy archives is for nano; of others it is only said.
+const std::string kNano = KVPACK_SAMPLES_DIR "/nano-f16.gguf";
+const std::string kModel = std::getenv("KVPACK_TURNS_MODEL") ? std::getenv("KVPACK_TURNS_MODEL") : kNano;
 const std::vector<std::string> kQuestions = {" Who kept the light?", " The sea was", "\n\nIn the morning, the boat",
                                              " She asked him why"};
 
@@ -89,21 +93,26 @@ TEST_CASE("a context restored for each of several questions is answered as a fre
   const Bytes saved = bytes_of(must(turns.engine->export_kv()));
   const Bytes lossless = turns.archived(saved, Quality::kLossless);
   CHECK(lossless == saved);
-  const Bytes medium = turns.archived(saved, Quality::kMedium);
-  double agreed = 0;
+  std::vector<std::vector<int32_t>> fresh;
   for (const auto& question : turns.questions) {
     must(turns.engine->erase_kv());
-    const std::vector<int32_t> fresh = turns.answer(turns.context, question);
+    fresh.push_back(turns.answer(turns.context, question));
     CHECK(must(turns.engine->import_kv(lossless)) == kContext);
     const PrefillReport report = must(turns.engine->prefill(turns.context));
     CHECK(report.computed_tokens == 0);
-    CHECK(turns.answer(turns.context, question) == fresh);
-    must(turns.engine->import_kv(medium));
-    agreed += turns.agreement(question, fresh);
+    CHECK(turns.answer(turns.context, question) == fresh.back());
   }
-  agreed /= static_cast<double>(turns.questions.size());
-  MESSAGE(fmt::format("medium: {:.1f} % of the greedy tokens are the same", 100 * agreed));
-  CHECK(agreed > 0.9);
+  const std::pair<Quality, double> lossy[] = {{Quality::kHigh, 0.95}, {Quality::kMedium, 0.9}, {Quality::kLow, 0.7}};
+  for (const auto& [quality, least] : lossy) {
+    const Bytes state = turns.archived(saved, quality);
+    double agreed = 0;
+    for (size_t q = 0; q < fresh.size(); ++q) {
+      must(turns.engine->import_kv(state));
+      agreed += turns.agreement(turns.questions[q], fresh[q]) / static_cast<double>(fresh.size());
+    }
+    MESSAGE(fmt::format("{}: {:.1f} % of the greedy tokens are the same", quality_name(quality), 100 * agreed));
+    if (kModel == kNano) CHECK(agreed > least);
+  }
 }
 
 TEST_CASE("a conversation of several turns goes on from a restored context, and from one saved between turns") {
@@ -132,6 +141,7 @@ TEST_CASE("a conversation of several turns goes on from a restored context, and 
 }
 
 TEST_CASE("libllama as an engine: what it says of itself, what it reuses, what it refuses") {
+  if (kModel != kNano) return;
   Turns turns;
   const EngineFacts facts = must(turns.engine->facts());
   CHECK(facts.model_path == kModel);

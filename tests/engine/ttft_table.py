@@ -11,14 +11,16 @@ the wall time from then until the server has computed the question's last token,
 
     prefill       everything computed from the text (which costs the link nothing)
     raw slot      curl brings the slot file that the server saved, restore
-    .kvp QUALITY  kvpack load
-    text + KV     kvpack load --recompute always: the front is computed from text while the back is loaded
+    .kvp QUALITY  kvpack load; with --profile the model's profile lies here, as the model does
+    N s of .kvp   kvpack load --ttft: the levels that come in a part of the time that all of it takes
+    text + KV     the same with --recompute always: the front is computed from text while the back is loaded
 
 Every time is the median of --runs. Beside it, what a lossy context does to the text that follows: delta-NLL, how often
-the likeliest token is another than after the raw slot, measured on the next --continuation tokens by the model
---score-model (the same, with f32 weights: kvpack_widen_model), and how much of it was reused.
+the likeliest token is the one after the raw slot, measured on the next --continuation tokens by the model --score-model
+(the same, with f32 weights: kvpack_widen_model).
 
-Needs root for two network namespaces (else a throttling proxy on loopback takes the link's place), and nginx.
+Needs root for two network namespaces (else a throttling proxy on loopback takes the link's place), and nginx. The
+server's threads wait for each other: `chrt -r 5` before the command keeps other work on the machine out of the times.
 """
 import argparse
 import ctypes
@@ -30,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "net"))
@@ -41,6 +44,7 @@ TEXTS = [ROOT / "tests" / "engine" / "texts" / name for name in ("code.txt", "re
     ROOT / "samples" / "lighthouse.txt", ROOT / "tests" / "engine" / "texts" / "story.txt"]
 QUESTION = "\n\nWhat has happened so far, in one sentence?\n"
 CLONE_NEWNET = 0x40000000
+DEFAULT, PROFILE = "medium", ", profile"
 LATE = 3  # kvpack's exit code: not everything came
 RTT_MS = 20
 
@@ -74,10 +78,9 @@ class Bench:
         status, saved = server.slot("save", "raw.bin")
         assert status == 200 and saved["n_saved"] == a.tokens, saved
         (self.slots / "raw.bin").rename(self.www / "raw.bin")
-        for quality in a.qualities:
-            options = ["--profile", a.profile, "--embed-profile"] if a.profile else []
-            self.kvpack("save", *self.engine(), "--model", a.model, "--quality", quality, *options, "-q", "-f", "-o",
-                        self.www / f"{quality}.kvp")
+        for name in a.archives():
+            self.kvpack("save", *self.engine(), "--model", a.model, "--quality", name.split(",")[0],
+                        *self.profile_of(name), "-q", "-f", "-o", self.www / f"{name}.kvp")
 
     def default_text(self):
         path = self.folder / "text.txt"
@@ -86,6 +89,9 @@ class Bench:
 
     def engine(self):
         return ["--engine", f"llama-server=http://127.0.0.1:{self.server.port}", "--slot-save-path", self.slots]
+
+    def profile_of(self, name):
+        return ["--profile", self.arguments.profile] if name.endswith(PROFILE) else []
 
     def kvpack(self, *words, allowed=(0,)):
         environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
@@ -122,9 +128,10 @@ class Bench:
         assert status == 200, restored
         return self.complete(self.context + self.question)["timings"]["cache_n"]
 
-    def load(self, quality, *options):
-        out = self.kvpack("load", self.link.url + f"www/{quality}.kvp", *self.engine(), "--model", self.arguments.model,
-                          "--then", self.question_file, "--json", *options, allowed=(0, LATE))
+    def load(self, name, *options):
+        out = self.kvpack("load", self.link.url + "www/" + urllib.parse.quote(f"{name}.kvp"), *self.engine(), "--model",
+                          self.arguments.model, *self.profile_of(name), "--then", self.question_file, "--json", *options,
+                          allowed=(0, LATE))
         self.done = json.loads(out.splitlines()[-1])
         assert self.done["tokens"] == len(self.context), self.done
         return self.done["reused_tokens"]
@@ -156,7 +163,7 @@ def measure(bench, rates):
     a = bench.arguments
     rows = []
     prefill_s, _ = bench.timed(None, bench.prefill)
-    rows.append(["prefill", 0, [prefill_s] * len(rates), None])
+    rows.append(["prefill", "(text)", [prefill_s] * len(rates), None])
     shapes = [links.Shape(f"{rate} Mb/s", rate, RTT_MS) for rate in rates]
     raw_bytes = (bench.www / "raw.bin").stat().st_size
     rows.append(["raw slot", raw_bytes, [], None])
@@ -164,21 +171,28 @@ def measure(bench, rates):
         seconds, reused = bench.timed(shape, bench.raw_slot)
         assert reused >= a.tokens - 1, f"the raw slot: {reused} tokens reused"
         rows[-1][2].append(seconds)
-    for quality in a.qualities:
-        rows.append([f".kvp {quality}", (bench.www / f"{quality}.kvp").stat().st_size, [], None])
+    for name in a.archives():
+        rows.append([f".kvp {name}", (bench.www / f"{name}.kvp").stat().st_size, [], None])
         for shape in shapes:
-            seconds, _ = bench.timed(shape, lambda: bench.load(quality))
+            seconds, _ = bench.timed(shape, lambda: bench.load(name))
             rows[-1][2].append(seconds)
-        rows[-1][3] = bench.keep_state(f"{quality}.bin")
-    hybrid = a.hybrid_quality
-    for shape, whole_s in zip(shapes, list(next(row[2] for row in rows if row[0] == f".kvp {hybrid}"))):
-        deadline_s = max(0.5, a.hybrid_share * whole_s)
-        options = ["--recompute", "always", "--ttft", f"{deadline_s:.3f}s"]
-        seconds, _ = bench.timed(shape, lambda: bench.load(hybrid, *options))
-        times = [None] * len(rates)
-        times[shapes.index(shape)] = seconds
-        rows.append([f"text + KV {hybrid}, {deadline_s:.2f} s", bench.done["bytes"]["network"], times,
-                     bench.keep_state(f"hybrid-{shape.rate_mbit}.bin")])
+        rows[-1][3] = bench.keep_state(f"{name}.bin")
+    return rows + measure_deadlines(bench, shapes, next(row[2] for row in rows if row[0] == f".kvp {a.part_of}"))
+
+
+def measure_deadlines(bench, shapes, whole_s):
+    """What comes of an archive in a share of the time that the whole takes; without and with the engine's help."""
+    a = bench.arguments
+    rows = []
+    for way, recompute in (("{:.2f} s of .kvp {}", "never"), ("text + KV, {:.2f} s of {}", "always")):
+        for number, shape in enumerate(shapes):
+            deadline_s = a.share * whole_s[number]
+            options = ["--recompute", recompute, "--ttft", f"{deadline_s:.3f}s", "--last-prefill",
+                       f"{bench.done['compute_s']:.3f}s"]
+            seconds, _ = bench.timed(shape, lambda: bench.load(a.part_of, *options))
+            times = [seconds if at == number else None for at in range(len(shapes))]
+            rows.append([way.format(deadline_s, a.part_of), bench.done["bytes"]["network"], times,
+                         bench.keep_state(f"{recompute}-{number}.bin")])
     return rows
 
 
@@ -195,7 +209,7 @@ def print_table(bench, rates, rows):
         cells = ["" if seconds is None else f"{seconds:.2f}" for seconds in times]
         quality = ["0", "100 %"] if state is None else [f"{found[state]['delta_nll']:+.4f}",
                                                         f"{100 * found[state]['top1']:.1f} %"]
-        print(f"| {name} | {size if size else '(text)'} | " + " | ".join(cells + quality) + " |", flush=True)
+        print(f"| {name} | {size} | " + " | ".join(cells + quality) + " |", flush=True)
 
 
 def check_target(rates, rows, quality):
@@ -204,7 +218,7 @@ def check_target(rates, rows, quality):
         return True
     at = rates.index(200)
     of = {row[0]: row[2][at] for row in rows if row[2][at] is not None}
-    kvp = of[f".kvp {quality}"]
+    kvp = of.get(f".kvp {quality}{PROFILE}") or of[f".kvp {quality}"]
     ratios = of["prefill"] / kvp, of["raw slot"] / kvp
     print(f"\nat 200 Mb/s, {quality}: {ratios[0]:.1f} x as fast as prefill, {ratios[1]:.1f} x as fast as the raw slot")
     return ratios[0] >= 10 and ratios[1] >= 4
@@ -226,12 +240,17 @@ def parsed_arguments():
     parser.add_argument("--continuation", type=int, default=256)
     parser.add_argument("--rates", default="50,200,1000", help="of the links, in Mb/s")
     parser.add_argument("--qualities", default="high,medium,low", type=lambda text: text.split(","))
-    parser.add_argument("--hybrid-quality", default="high", help="of the archive whose front is computed from text")
-    parser.add_argument("--hybrid-share", type=float, default=0.7, help="its deadline, as a share of loading all of it")
+    parser.add_argument("--share", type=float, default=0.7, help="of the time that all of an archive takes: a deadline")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--check", action="store_true", help="fail where the target at 200 Mb/s is missed")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    # The default quality without a profile as well. Deadlines are for the largest archive.
+    with_profile = [quality + (PROFILE if arguments.profile else "") for quality in arguments.qualities]
+    without = [DEFAULT] if arguments.profile and DEFAULT in arguments.qualities else []
+    arguments.archives = lambda: with_profile + without
+    arguments.part_of = with_profile[0]
+    return arguments
 
 
 def main():
@@ -254,7 +273,7 @@ def main():
                 bench.prepare(server)
                 rows = measure(bench, rates)
             print_table(bench, rates, rows)
-            good = check_target(rates, rows, "medium") if "medium" in arguments.qualities else True
+            good = check_target(rates, rows, DEFAULT) if DEFAULT in arguments.qualities else True
         finally:
             ctypes.CDLL(None).setns(home, CLONE_NEWNET)
             link.close()

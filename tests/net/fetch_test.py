@@ -20,6 +20,7 @@ import unittest
 
 import s3_test  # write_npy
 
+EXIT_USAGE = 2
 EXIT_LATE = 3
 EXIT_NETWORK = 20
 OPENING_BYTES = 65536
@@ -236,9 +237,25 @@ class FetchTest(unittest.TestCase):
         out, _ = self.finish(self.start(*command, "--json"))
         self.assertIsInstance(json.loads(out), dict)
         self.finish(self.start("plan", self.archive, "--bandwidth", "100kbit", "--ttft", "1s"), EXIT_LATE)
-        out, _ = self.finish(self.start(*command, "--json", "--prefill-tok-s", "100", "--recompute", "never", "--blend", "0.5"))
+
+    def test_plan_blends_at_the_measured_speed_as_far_as_the_deadline_allows(self):
         tokens = 4 * 2**20 // 1024
-        self.assertAlmostEqual(json.loads(out)["blend"]["engine_s"], 0.5 * tokens / 100)
+
+        def plan(*options):
+            return json.loads(self.finish(self.start("plan", self.archive, "--bandwidth", "100Mbit", "--json", *options))[0])
+
+        plain, blended = plan(), plan("--blend", "0.5", "--blend-tok-s", "1000")
+        self.assertAlmostEqual(blended["blend"]["seconds"], 0.5 * tokens / 1000)
+        self.assertAlmostEqual(blended["ttft_s"], plain["ttft_s"] + 0.5 * tokens / 1000)
+        self.assertEqual({action["action"] for action in blended["actions"]}, {"blend"})
+        self.assertAlmostEqual(blended["distortion"], 0.5 * plain["distortion"])
+        # Half of the time is there: less is loaded or blended, and the plan is not late.
+        hurried = plan("--blend", "0.5", "--blend-tok-s", "1000", "--ttft", f"{plain['ttft_s'] + 0.25 * tokens / 1000:.3f}s")
+        self.assertTrue(hurried["in_time"])
+        self.assertLess(hurried["blend"]["seconds"], 0.5 * tokens / 1000)
+        self.assertGreater(hurried["blend"]["seconds"], 0)
+        _, said = self.finish(self.start("plan", self.archive, "--bandwidth", "1Mbit", "--blend", "0.5"), EXIT_USAGE)
+        self.assertIn("--blend-tok-s", said)
 
 
 if __name__ == "__main__":
