@@ -172,41 +172,59 @@ void store_values(const MutableKvView& view, uint32_t first, uint32_t count, con
   }
 }
 
-void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out) {
+namespace {
+
+// Between a view's rows and packed ones, [token][row_bytes]; copy(in the view, packed, bytes). `kBytes` of an element.
+template <size_t kBytes, typename View, typename Packed, typename Copy>
+void copy_elements(const View& view, uint32_t first, uint32_t count, Packed* packed, const Copy& copy) {
   const uint64_t row_bytes = view.packed_row_bytes();
-  const uint64_t element_bytes = dtype_block_bytes(view.dtype);
-  for (uint32_t token = first; token < first + count; ++token, out += row_bytes) {
-    const std::byte* row = view.data + view.row_of(token) * view.token_stride;
-    if (dtype_is_quantized(view.dtype)) {
-      std::memcpy(out, row, row_bytes);
-      continue;
-    }
-    std::byte* at = out;
-    for (uint32_t head = 0; head < view.kv_heads; ++head) {
-      for (uint32_t d = 0; d < view.head_dim; ++d, at += element_bytes) {
-        std::memcpy(at, row + head * view.head_stride + d * view.channel_stride, element_bytes);
+  const uint64_t head_bytes = view.head_dim * kBytes;
+  // Channel by channel: where a channel's tokens lie side by side, lines are used whole.
+  for (uint32_t head = 0; head < view.kv_heads; ++head) {
+    for (uint32_t d = 0; d < view.head_dim; ++d) {
+      auto* channel = view.data + head * view.head_stride + d * view.channel_stride;
+      Packed* at = packed + head * head_bytes + d * kBytes;
+      for (uint32_t token = first; token < first + count; ++token, at += row_bytes) {
+        copy(channel + view.row_of(token) * view.token_stride, at, kBytes);
       }
     }
   }
+}
+
+template <typename View, typename Packed, typename Copy>
+void copy_rows(const View& view, uint32_t first, uint32_t count, Packed* packed, const Copy& copy) {
+  const uint64_t row_bytes = view.packed_row_bytes();
+  const uint64_t element_bytes = dtype_block_bytes(view.dtype);
+  const uint64_t head_bytes = view.head_dim * element_bytes;
+  const bool whole_heads = view.channel_stride == element_bytes;
+  if (dtype_is_quantized(view.dtype) || (whole_heads && (view.kv_heads == 1 || view.head_stride == head_bytes))) {
+    for (uint32_t token = first; token < first + count; ++token, packed += row_bytes) {
+      copy(view.data + view.row_of(token) * view.token_stride, packed, row_bytes);
+    }
+  } else if (whole_heads) {
+    for (uint32_t token = first; token < first + count; ++token, packed += row_bytes) {
+      auto* row = view.data + view.row_of(token) * view.token_stride;
+      for (uint32_t head = 0; head < view.kv_heads; ++head) {
+        copy(row + head * view.head_stride, packed + head * head_bytes, head_bytes);
+      }
+    }
+  } else if (element_bytes == 2) {
+    copy_elements<2>(view, first, count, packed, copy);
+  } else {
+    copy_elements<4>(view, first, count, packed, copy);
+  }
+}
+
+}  // namespace
+
+void load_raw(const KvView& view, uint32_t first, uint32_t count, std::byte* out) {
+  copy_rows(view, first, count, out, [](const std::byte* from, std::byte* to, size_t n) { std::memcpy(to, from, n); });
   note_reads(view, count);
 }
 
 void store_raw(const MutableKvView& view, uint32_t first, uint32_t count, const std::byte* bytes) {
-  const uint64_t row_bytes = view.packed_row_bytes();
-  const uint64_t element_bytes = dtype_block_bytes(view.dtype);
-  for (uint32_t token = first; token < first + count; ++token, bytes += row_bytes) {
-    std::byte* row = view.data + view.row_of(token) * view.token_stride;
-    if (dtype_is_quantized(view.dtype)) {
-      std::memcpy(row, bytes, row_bytes);
-      continue;
-    }
-    const std::byte* at = bytes;
-    for (uint32_t head = 0; head < view.kv_heads; ++head) {
-      for (uint32_t d = 0; d < view.head_dim; ++d, at += element_bytes) {
-        std::memcpy(row + head * view.head_stride + d * view.channel_stride, at, element_bytes);
-      }
-    }
-  }
+  copy_rows(view, first, count, bytes,
+            [](std::byte* to, const std::byte* from, size_t n) { std::memcpy(to, from, n); });
 }
 
 uint64_t KvTensor::values() const {
