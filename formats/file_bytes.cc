@@ -39,7 +39,11 @@ Result<std::shared_ptr<const FileBytes>> FileBytes::map(int fd, const std::strin
 
 Result<std::shared_ptr<const FileBytes>> FileBytes::zeros(uint64_t bytes, MutableByteSpan& into) {
   into = {};
-  if (bytes == 0) return std::make_shared<const FileBytes>(Bytes());
+  if (bytes < kLargePage) {  // not worth one
+    const auto small = std::make_shared<FileBytes>(Bytes(bytes));
+    into = MutableByteSpan(small->owned_);
+    return std::shared_ptr<const FileBytes>(small);
+  }
   // From one large page's boundary to another: the parts outside them would have small pages.
   if (bytes > UINT64_MAX / 2) return limit_exceeded(fmt::format("cannot get {} bytes of memory", bytes));
   const uint64_t whole = whole_large_pages(bytes);

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "formats/archive.h"
 #include "formats/kv_planes.h"
 #include "formats/npy_header.h"
 
@@ -35,11 +36,11 @@ Status check_shape(const std::vector<uint64_t>& shape) {
         fmt::format("npy shape ({}), expected (layers, 2, kv_heads, tokens, head_dim)", fmt::join(shape, ", ")));
   }
   if (shape[0] == 0 || shape[0] > kMaxLayers || shape[2] == 0 || shape[2] > kMaxKvHeads || shape[3] == 0 ||
-      shape[3] > INT32_MAX || shape[4] == 0 || shape[4] > kMaxHeadDim) {
+      shape[3] > kMaxTokensPerSet || shape[4] == 0 || shape[4] > kMaxHeadDim) {
     return limit_exceeded(
-        fmt::format("npy shape ({}), allowed are 1 to {} layers, 1 to {} heads, at least one token, "
-                    "head_dim 1 to {}",
-                    fmt::join(shape, ", "), kMaxLayers, kMaxKvHeads, kMaxHeadDim));
+        fmt::format("npy shape ({}), allowed are 1 to {} layers, 1 to {} heads, at least one token and at "
+                    "most {}, head_dim 1 to {}",
+                    fmt::join(shape, ", "), kMaxLayers, kMaxKvHeads, kMaxTokensPerSet, kMaxHeadDim));
   }
   return {};
 }

@@ -8,7 +8,9 @@
 #include <charconv>
 #include <cstring>
 #include <map>
+#include <numeric>
 
+#include "formats/archive.h"
 #include "formats/json_text.h"
 #include "formats/kv_planes.h"
 #include "formats/safetensors_header.h"
@@ -147,6 +149,13 @@ Result<std::vector<TokenSet>> make_token_sets(const SafetensorsHeader& header, c
   for (const auto& [key, plane] : planes) counts.push_back(plane.view.tokens);
   std::sort(counts.begin(), counts.end(), std::greater<>());
   counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
+  // Before any memory is asked for: a header alone may say anything.
+  const uint64_t tokens = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
+  if (counts.front() > kMaxTokensPerSet || counts.size() > kMaxTokenSets || tokens > kMaxTokens) {
+    return limit_exceeded(fmt::format("safetensors: {} tokens in {} sets, the longest of {}; at most {} in {}, {} each",
+                                      tokens, counts.size(), counts.front(), kMaxTokens, kMaxTokenSets,
+                                      kMaxTokensPerSet));
+  }
   KVPACK_ASSIGN_OR_RETURN(std::vector<int32_t> positions, read_positions(header, counts.front()));
   std::vector<TokenSet> sets;
   for (uint32_t count : counts) {

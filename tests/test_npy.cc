@@ -142,6 +142,9 @@ TEST_CASE("npy: cut at every byte; a container that promises too much") {
   }
   const Bytes huge = make_npy_header({"<f4", false, {1024, 2, 1024, 1 << 20, 1024}, 0});
   check_error(open_container(KvFileFormat::kNpy, huge, {}), ErrorKind::kLimit, "the file would have");
+  // More tokens than an archive may have: refused before their positions are made.
+  const Bytes longest = make_npy_header({"<f2", false, {1, 2, 1, 1 << 30, 1}, 0});
+  check_error(open_container(KvFileFormat::kNpy, longest, {}), ErrorKind::kLimit, "at most 16777216");
 }
 
 TEST_CASE("npy: written from a llama.cpp cache and read back; what is no array is refused") {

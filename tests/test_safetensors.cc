@@ -200,9 +200,13 @@ TEST_CASE("safetensors: cut at every byte, and containers too") {
   // A container that promises a file of 2^60 bytes.
   const std::string huge = entry("layers.0.key", "F16", "1024,68719476736,8192", 0, uint64_t{1} << 60);
   CHECK_FALSE(open_container(KvFileFormat::kSafetensors, file_of("{" + huge + "}", 0), {}).ok());
-  const std::string large = entry("layers.0.key", "F16", "1024,1073741824,8192", 0, uint64_t{1} << 54);
+  const std::string large = entry("layers.0.key", "F16", "1024,16777216,8192", 0, uint64_t{1} << 48);
   check_error(open_container(KvFileFormat::kSafetensors, file_of("{" + large + "}", 0), {}), ErrorKind::kLimit,
               "the file would have");
+  // More tokens than an archive may have: refused before their positions are made.
+  const std::string long_one = entry("layers.0.key", "F16", "1,1073741824,1", 0, uint64_t{1} << 31);
+  check_error(open_container(KvFileFormat::kSafetensors, file_of("{" + long_one + "}", 0), {}), ErrorKind::kLimit,
+              "1073741824 tokens");
 }
 
 TEST_CASE("safetensors: written from a llama.cpp cache, in each type, and read back") {
