@@ -55,8 +55,8 @@ std::string guard_cell_text(const ArchiveSummary& summary) {
 Fields identity_fields(const ArchiveReader& reader, const ArchiveSummary& summary) {
   const ArchiveIdentity& identity = summary.identity;
   Fields fields = {
-      {"archive", fmt::format("version {}.{}, id {}, {} bytes", kArchiveMajor, reader.minor_version(), reader.archive_id(),
-                              grouped(reader.file_bytes()))},
+      {"archive", fmt::format("version {}.{}, id {}, {} bytes", kArchiveMajor, reader.minor_version(),
+                              reader.archive_id(), grouped(reader.file_bytes()))},
       {"made by", identity.creator},
       {"source", fmt::format("{}, {} bytes", identity.source_description, grouped(identity.source_bytes))},
       {"module", identity.source_module.empty() ? "-" : identity.source_module},

@@ -342,9 +342,9 @@ struct Isa {
   }
 };
 
+#include "codec/kernels_invert.h"
 #include "codec/kernels_rans.h"
 #include "codec/kernels_rows.h"
-#include "codec/kernels_invert.h"
 
 void to_f16(const float* values, size_t count, uint16_t* halves) {
   size_t i = 0;

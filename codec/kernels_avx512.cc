@@ -213,9 +213,9 @@ struct Isa {
   }
 };
 
+#include "codec/kernels_invert.h"
 #include "codec/kernels_rans.h"
 #include "codec/kernels_rows.h"
-#include "codec/kernels_invert.h"
 
 constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 

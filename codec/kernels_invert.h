@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inverse of a square matrix, which every kernels_<isa>.cc compiles for itself, inside its anonymous namespace: sums
-// keep their order, so all give the same bits.
+// The inverse of a square matrix, which every kernels_<isa>.cc compiles for itself, inside its anonymous namespace:
+// sums keep their order, so all give the same bits.
 
 // `a` [n][n] becomes its inverse: Gauss-Jordan with row pivoting (Numerical Recipes 2.1), in place. False if it is
 // singular, or nearly.

@@ -31,7 +31,8 @@ class FileBytes {
   static Result<std::shared_ptr<const FileBytes>> open(const std::string& path, uint64_t limit_bytes = 1ull << 40);
 
   // Zeros in memory, for the caller to fill through `into` before anybody else reads. Asked of the system in pages as
-  // large as it has, from 2 MiB on: in small ones, getting fresh memory costs as much as decoding into it. Errors: limit.
+  // large as it has, from 2 MiB on: in small ones, getting fresh memory costs as much as decoding into it. Errors:
+  // limit.
   static Result<std::shared_ptr<const FileBytes>> zeros(uint64_t bytes, MutableByteSpan& into);
 
   const std::byte* data() const { return view_.data(); }
