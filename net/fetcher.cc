@@ -17,7 +17,7 @@ namespace {
 constexpr double kTickS = 0.05;                   // how often a quiet link is looked at
 constexpr double kEngineTickS = 0.005;            // and an engine at work: it waits for its next chunk until it is seen
 constexpr double kSaveAfterS = 0.5;               // what comes faster than that is sooner fetched again than kept
-constexpr uint64_t kPartBytes = 16 << 20;         // of a large archive, per range, if all of it is wanted
+constexpr uint64_t kPartBytes = 4 << 20;          // of a large archive, per range, if all of it is wanted
 constexpr uint64_t kOrderedPartBytes = 32 << 20;  // before a deadline, where parts side by side delay the first
 constexpr uint64_t kMaxReservedBytes = 16 << 20;  // for a block, before it has come
 constexpr uint32_t kMaxBlockAttempts = 2;         // a block that arrives damaged is asked for once more
