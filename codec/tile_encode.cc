@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "codec/entropy_tables.h"
 #include "codec/kernels.h"
 #include "codec/level_code.h"
 #include "codec/lossless.h"

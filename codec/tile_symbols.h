@@ -41,10 +41,6 @@ class TileSymbols {
   Status finish() const;
 
   uint32_t groups() const { return (tokens_ + kLanes - 1) / kLanes; }
-  // [component over all heads]; dead ones have class byte 0.
-  std::span<const uint8_t> classes() const { return class_of_; }
-  // Of a head's group that was decoded last.
-  const GroupClasses& group_classes_of(uint32_t head) const { return heads_[head]; }
   // [component][32], zero for dead ones.
   const int16_t* values(uint32_t component) const { return &values_[size_t{component} * kLanes]; }
 
