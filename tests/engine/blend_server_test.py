@@ -96,10 +96,7 @@ def main():
     failures = Failures()
     for model, other in ((nano, smollm2), (smollm2, nano)):
         check_blend(program, Kvpack(arguments.kvpack), model, other, arguments.threads, failures)
-    for failure in failures:
-        print(f"blend_server_test.py: FAILED: {failure}", file=sys.stderr)
-    print(f"{len(failures)} checks failed" if failures else "all checks passed")
-    return 1 if failures else 0
+    return failures.report("blend_server_test.py")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ class Failures(list):
         if not holds:
             self.append(what)
 
+    def report(self, program):
+        """What failed, once more at the end; the exit status."""
+        for failure in self:
+            print(f"{program}: FAILED: {failure}", file=sys.stderr)
+        print(f"{len(self)} checks failed" if self else "all checks passed")
+        return 1 if self else 0
+
 
 class Kvpack:
     def __init__(self, program):
@@ -270,10 +277,7 @@ def main():
         test_model(program, Kvpack(os.path.abspath(arguments.kvpack)), model, arguments.threads, failures)
     check_refusals(program, Kvpack(os.path.abspath(arguments.kvpack)), models, arguments.threads, failures)
     check_samples(program, arguments.threads, failures)
-    for failure in failures:
-        print(f"server_test.py: FAILED: {failure}", file=sys.stderr)
-    print(f"{len(failures)} checks failed" if failures else "all checks passed")
-    return 1 if failures else 0
+    return failures.report("server_test.py")
 
 
 if __name__ == "__main__":
