@@ -266,6 +266,7 @@ Status ArchiveEncoder::encode_tiles(uint32_t levels, Measuring measuring, const 
   const auto hand_over = [&](uint32_t chunk, uint32_t plane, EncodedTile& tile) -> Status {
     // A lossless plane in an archive of several levels (its step was out of range) has empty refinements.
     tile.levels.resize(levels);
+    writer.require_features(tile.required_features);
     if (measuring != Measuring::kNone) tile.distortion.resize(levels, tile.distortion.back());
     for (uint32_t level = 0; level < levels; ++level) {
       const double distortion =

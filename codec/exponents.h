@@ -12,9 +12,12 @@
 //   group and channel: 32 tokens' depths, then (f16) their mantissas' top bits
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "codec/rans.h"
 #include "formats/bytes.h"
 #include "formats/result.h"
 
@@ -23,6 +26,45 @@ namespace kvpack {
 // Values' top bytes by group of 32 tokens, channel, lane (a last group's lanes beyond `tokens` are unused): exponents,
 // over `mantissa_bits` (0, or f16's 3) bits of mantissa.
 Bytes encode_exponents(std::span<const uint8_t> tops, int mantissa_bits, uint32_t tokens, uint32_t channels);
-Status decode_exponents(ByteReader& in, int mantissa_bits, uint32_t tokens, uint32_t channels, std::span<uint8_t> tops);
+
+// That may be read together.
+inline constexpr size_t kExponentReaders = kMostStreams / 2;
+
+class ExponentReader {
+ public:
+  // `coded` must outlive the reading of all groups; tokens > 0.
+  Status open(ByteSpan coded, int mantissa_bits, uint32_t tokens, uint32_t channels);
+  // The next group's top bytes [channel][32] of each reader, their streams in lockstep.
+  static std::array<Status, kExponentReaders> read_group_of(std::span<ExponentReader* const> readers,
+                                                            std::span<uint8_t* const> tops);
+  // Corrupt unless everything was used.
+  Status finish() const;
+
+ private:
+  Status read_tables(ByteReader& in);
+  void fill_steps(bool partial);
+  // The steps of the next group.
+  void prepare_group();
+  // What they read, put together.
+  Status finish_group(bool escaped, uint8_t* tops);
+  Status put_escapes(uint32_t lanes, uint8_t* exponents);
+
+  int mantissa_bits_ = 0;
+  uint32_t tokens_ = 0;
+  uint32_t channels_ = 0;
+  uint32_t next_ = 0;   // token
+  uint32_t lanes_ = 0;  // of the current group
+  ByteSpan references_;
+  std::vector<uint8_t> table_;      // [channel]
+  std::vector<SymbolCode> codes_;   // by table, the mantissas' last
+  std::vector<const void*> mixed_;  // the same, for a partial group: one run each
+  LaneRuns last_lanes_;
+  ByteSpan escapes_;
+  size_t next_escape_ = 0;
+  std::array<RansReader, 2> rans_;
+  std::array<std::vector<RansStep>, 2> steps_;
+  std::vector<int16_t> depths_;  // [channel][32] of the group, as steps leave them
+  std::vector<int16_t> mantissas_;
+};
 
 }  // namespace kvpack

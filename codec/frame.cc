@@ -33,6 +33,7 @@ constexpr uint64_t kHeaderChecksumAt = 56;
 struct FrameHeader {
   uint32_t levels = 0;
   uint32_t shape_bytes = 0;
+  uint64_t required_features = 0;
   uint64_t frame_bytes = 0;
   TokenSetCounts counts;
   uint64_t values = 0;
@@ -45,7 +46,7 @@ Bytes encode_frame_header(const FrameHeader& header) {
   out.write(kFrameMajor);
   out.write(static_cast<uint16_t>(header.levels));
   out.write(header.shape_bytes);
-  out.write<uint64_t>(0);
+  out.write(header.required_features);
   out.write(header.frame_bytes);
   out.write(header.counts.tokens);
   out.write(header.counts.planes);
@@ -68,7 +69,7 @@ Result<FrameHeader> decode_frame_header(ByteSpan frame) {
   FrameHeader header;
   KVPACK_ASSIGN_OR_RETURN(header.levels, in.read<uint16_t>("frame levels"));
   KVPACK_ASSIGN_OR_RETURN(header.shape_bytes, in.read<uint32_t>("shape bytes"));
-  KVPACK_ASSIGN_OR_RETURN(uint64_t features, in.read<uint64_t>("frame features"));
+  KVPACK_ASSIGN_OR_RETURN(header.required_features, in.read<uint64_t>("frame features"));
   KVPACK_ASSIGN_OR_RETURN(header.frame_bytes, in.read<uint64_t>("frame bytes"));
   KVPACK_ASSIGN_OR_RETURN(header.counts.tokens, in.read<uint32_t>("frame tokens"));
   KVPACK_ASSIGN_OR_RETURN(header.counts.planes, in.read<uint32_t>("frame planes"));
@@ -76,7 +77,8 @@ Result<FrameHeader> decode_frame_header(ByteSpan frame) {
   KVPACK_ASSIGN_OR_RETURN(header.body_checksum, in.read<uint64_t>("frame checksum"));
   KVPACK_ASSIGN_OR_RETURN(uint64_t checksum, in.read<uint64_t>("header checksum"));
   if (checksum != xxh3_64(frame.first(kHeaderChecksumAt))) return corrupt("the frame header's checksum does not match");
-  if (features != 0) return unsupported(fmt::format("frame needs features {:#x}", features));
+  const uint64_t unknown = header.required_features & ~kKnownRequiredFeatures;
+  if (unknown != 0) return unsupported(fmt::format("frame needs features {:#x}", unknown));
   if (header.counts.tokens > kMaxChunkTokens || header.counts.planes > kMaxPlanes) {
     return limit_exceeded(fmt::format("frame of {} tokens and {} planes", header.counts.tokens, header.counts.planes));
   }
@@ -116,6 +118,7 @@ Result<ArchiveShape> shape_of_chunk(const KvTensor& chunk, std::span<const Rope>
 struct EncodedPlane {
   Bytes parameters;
   std::vector<Bytes> levels;
+  uint64_t required_features = 0;
 };
 
 Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape, const Rope* rope,
@@ -136,7 +139,7 @@ Result<EncodedPlane> encode_plane(const KvPlane& plane, const PlaneShape& shape,
                           encode_tile(context, {plane.view, choice.forward, 0, sinks, {}, feedback}, Measuring::kNone));
   ByteWriter out;
   write_plane_parameters(parameters, out);
-  return EncodedPlane{out.take(), std::move(tile.levels)};
+  return EncodedPlane{out.take(), std::move(tile.levels), tile.required_features};
 }
 
 // A frame's body, split.
@@ -233,6 +236,7 @@ Result<Bytes> encode_frame(const KvTensor& chunk, std::span<const Rope> ropes, c
   }
   FrameHeader header;
   header.levels = levels;
+  for (const EncodedPlane& plane : planes) header.required_features |= plane.required_features;
   header.shape_bytes = static_cast<uint32_t>(shape_bytes.size());
   header.frame_bytes = kFrameHeaderBytes + body.size();
   header.counts = {static_cast<uint32_t>(shape.token_sets[0].positions.size()), static_cast<uint32_t>(planes.size())};

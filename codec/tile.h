@@ -54,6 +54,7 @@ struct EncodedTile {
   double squared_values = 0;
   uint64_t exact_values = 0;
   bool quantized = false;
+  uint64_t required_features = 0;  // archive.h; what a reader of it must know
 };
 
 // How much of a tile is decoded again to see its distortion. kSample: a fourth of its tokens where it has many, in f32,

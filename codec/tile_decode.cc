@@ -60,6 +60,8 @@ struct TileDecoder {
   std::vector<ByteSpan> bodies;
   TileSymbols symbols;
   TileRows rows;
+  LosslessReader lossless;
+  Bytes stored;  // a lossless tile's rows, where they cannot be put in their place at once
 
   // Reads everything that stands before the coded levels.
   Status open(const TileJob& job, std::span<const int8_t> key_classes, ByteReader& in);
@@ -127,8 +129,18 @@ Status TileDecoder::finish(const TileJob& job) {
   return {};
 }
 
-// Raw and lossless tiles.
-Status decode_exact(const TileJob& job, ByteReader& in, uint8_t mode) {
+// Whether the rows, as stored, are what should be put there: one block of memory.
+bool takes_stored_rows(const PlaneShape& shape, const MutableKvView& rows) {
+  const auto packed = make_row_view<std::byte>(rows.data, shape.dtype, rows.tokens, shape.kv_heads, shape.head_dim);
+  return rows.dtype == shape.dtype && rows.hadamard_block == shape.hadamard_block &&
+         rows.token_stride == packed.token_stride && rows.head_stride == packed.head_stride &&
+         rows.channel_stride == packed.channel_stride;
+}
+
+enum class TileState : uint8_t { kDone, kQuantized, kLossless };
+
+// Raw tiles are done with here and now; a lossless one is opened in `decoder`.
+Result<TileState> open_exact(const TileJob& job, ByteReader& in, uint8_t mode, TileDecoder& decoder) {
   const PlaneShape& shape = job.context.shape;
   const uint64_t stored_bytes =
       job.context.positions.size() *
@@ -141,31 +153,51 @@ Status decode_exact(const TileJob& job, ByteReader& in, uint8_t mode) {
     KVPACK_ASSIGN_OR_RETURN(ByteSpan stored, in.take(stored_bytes, "raw rows"));
     if (!in.at_end()) return corrupt(fmt::format("{} bytes after raw rows", in.remaining()));
     convert_rows(job.context, stored, job.rows);
-    return {};
+    return TileState::kDone;
   }
   if (mode != static_cast<uint8_t>(TileMode::kLossless)) return corrupt(fmt::format("tile mode {}", mode));
-  Bytes stored(stored_bytes);
-  KVPACK_RETURN_IF_ERROR(decode_lossless(in, shape.dtype, shape.channels(), stored));
-  convert_rows(job.context, stored, job.rows);
+  MutableByteSpan into(job.rows.data, stored_bytes);
+  if (!takes_stored_rows(shape, job.rows)) {
+    decoder.stored.resize(stored_bytes);
+    into = decoder.stored;
+  }
+  KVPACK_RETURN_IF_ERROR(decoder.lossless.open(in, shape.dtype, shape.channels(), into));
+  return TileState::kLossless;
+}
+
+Status finish_exact(const TileJob& job, TileDecoder& decoder) {
+  KVPACK_RETURN_IF_ERROR(decoder.lossless.finish());
+  if (!takes_stored_rows(job.context.shape, job.rows)) convert_rows(job.context, decoder.stored, job.rows);
   return {};
 }
 
-// Exact tiles are decoded here and now; a quantized one is opened in `decoder`.
-Status open_tile(const TileJob& job, std::span<const int8_t> key_classes, TileDecoder& decoder, bool& quantized) {
+Result<TileState> open_tile(const TileJob& job, std::span<const int8_t> key_classes, TileDecoder& decoder) {
   assert(job.rows.tokens >= job.context.positions.size() && job.rows.kv_heads == job.context.shape.kv_heads &&
          job.rows.head_dim == job.context.shape.head_dim && !job.levels.empty());
-  quantized = false;
   ByteReader in(job.levels[0]);
   KVPACK_ASSIGN_OR_RETURN(uint8_t mode, in.read<uint8_t>("tile mode"));
-  if (mode != static_cast<uint8_t>(TileMode::kQuantized)) return decode_exact(job, in, mode);
+  if (mode != static_cast<uint8_t>(TileMode::kQuantized)) return open_exact(job, in, mode, decoder);
   KVPACK_RETURN_IF_ERROR(decoder.open(job, key_classes, in));
-  quantized = true;
-  return {};
+  return TileState::kQuantized;
 }
 
 TileDecoder& thread_decoder(size_t which) {
   thread_local std::array<TileDecoder, kTilesTogether> decoders;
   return decoders[which];
+}
+
+void read_lossless(std::span<const TileState> state, std::span<Status> status) {
+  std::array<LosslessReader*, kTilesTogether> readers;
+  std::array<Status, kTilesTogether> read;
+  std::array<size_t, kTilesTogether> job_of;
+  size_t count = 0;
+  for (size_t j = 0; j < state.size(); ++j) {
+    if (state[j] != TileState::kLossless) continue;
+    readers[count] = &thread_decoder(j).lossless;
+    job_of[count++] = j;
+  }
+  LosslessReader::read_groups(std::span(readers).first(count), std::span(read).first(count));
+  for (size_t i = 0; i < count; ++i) status[job_of[i]] = std::move(read[i]);
 }
 
 }  // namespace
@@ -186,23 +218,29 @@ Status decode_tile(const TileContext& context, std::span<const ByteSpan> levels,
 std::array<Status, kTilesTogether> decode_tiles(std::span<const TileJob> jobs) {
   assert(jobs.size() <= kTilesTogether);
   std::array<Status, kTilesTogether> status;
-  std::array<bool, kTilesTogether> quantized{};
+  std::array<TileState, kTilesTogether> state{};
   for (size_t j = 0; j < jobs.size(); ++j) {
     std::span<const int8_t> key_classes = jobs[j].context.key_classes;
     if (jobs[j].key != nullptr) {
       const size_t key = static_cast<size_t>(jobs[j].key - jobs.data());
       assert(key < j);
-      if (quantized[key]) key_classes = thread_decoder(key).head.classes.classes;
+      if (state[key] == TileState::kQuantized) key_classes = thread_decoder(key).head.classes.classes;
     }
-    status[j] = open_tile(jobs[j], key_classes, thread_decoder(j), quantized[j]);
+    auto opened = open_tile(jobs[j], key_classes, thread_decoder(j));
+    if (!opened.ok()) {
+      status[j] = opened.error();
+    } else {
+      state[j] = *opened;
+    }
   }
+  read_lossless(state, status);
   for (uint32_t group = 0;; ++group) {
     std::array<TileSymbols*, kTilesTogether> symbols;
     std::array<size_t, kTilesTogether> job_of;
     size_t count = 0;
     for (size_t j = 0; j < jobs.size(); ++j) {
       TileSymbols& of = thread_decoder(j).symbols;
-      if (!quantized[j] || !status[j].ok() || of.wide() || group >= of.groups()) continue;
+      if (state[j] != TileState::kQuantized || !status[j].ok() || of.wide() || group >= of.groups()) continue;
       symbols[count] = &of;
       job_of[count++] = j;
     }
@@ -214,7 +252,9 @@ std::array<Status, kTilesTogether> decode_tiles(std::span<const TileJob> jobs) {
     }
   }
   for (size_t j = 0; j < jobs.size(); ++j) {
-    if (quantized[j] && status[j].ok()) status[j] = thread_decoder(j).finish(jobs[j]);
+    if (!status[j].ok() || state[j] == TileState::kDone) continue;
+    TileDecoder& decoder = thread_decoder(j);
+    status[j] = state[j] == TileState::kQuantized ? decoder.finish(jobs[j]) : finish_exact(jobs[j], decoder);
   }
   return status;
 }

@@ -16,23 +16,37 @@
 namespace kvpack {
 namespace {
 
-Bytes load_stored_rows(const TileContext& context, const TileInput& input) {
-  const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
-  Bytes stored(tokens * input.view.packed_row_bytes());
-  load_raw(input.view, input.first, tokens, stored.data());
-  return stored;
+// The rows as they are stored: where they lie if that is one block, or copied into `room`.
+ByteSpan stored_rows(const TileInput& input, uint32_t tokens, Bytes& room) {
+  const KvView& view = input.view;
+  const uint64_t row_bytes = view.packed_row_bytes();
+  const auto packed = make_row_view(view.data, view.dtype, view.tokens, view.kv_heads, view.head_dim);
+  if (view.token_stride == packed.token_stride && view.head_stride == packed.head_stride &&
+      view.channel_stride == packed.channel_stride) {
+    return {view.data + input.first * row_bytes, tokens * row_bytes};
+  }
+  room.resize(tokens * row_bytes);
+  load_raw(view, input.first, tokens, room.data());
+  return room;
 }
 
 // Byte planes, or the rows as they are if those are smaller.
 Result<EncodedTile> encode_exact(const TileContext& context, const TileInput& input) {
-  const Bytes stored = load_stored_rows(context, input);
-  KVPACK_ASSIGN_OR_RETURN(Bytes planes, encode_lossless(stored, context.shape.dtype, context.shape.channels()));
-  const bool smaller = planes.size() < stored.size();
+  Bytes room;
+  const ByteSpan stored = stored_rows(input, static_cast<uint32_t>(context.positions.size()), room);
   ByteWriter out;
-  out.write(static_cast<uint8_t>(smaller ? TileMode::kLossless : TileMode::kRaw));
-  out.write_bytes(smaller ? planes : stored);
+  out.write(static_cast<uint8_t>(TileMode::kLossless));
+  KVPACK_ASSIGN_OR_RETURN(const bool repeats,
+                          encode_lossless(stored, context.shape.dtype, context.shape.channels(), out));
   EncodedTile tile;
   tile.levels.resize(context.parameters.lossless ? 1 : context.parameters.levels);
+  if (out.size() <= stored.size()) {
+    if (repeats) tile.required_features = kRepeatedRowsFeature;
+  } else {
+    out.cut(0);
+    out.write(static_cast<uint8_t>(TileMode::kRaw));
+    out.write_bytes(stored);
+  }
   tile.levels[0] = out.take();
   return tile;
 }
@@ -280,35 +294,54 @@ Result<EncodedTile> encode_quantized(const TileContext& context, const TileInput
   return encoded;
 }
 
+// What is not finite counts as zero.
+double squares_of_rows(const TileInput& input, uint32_t tokens) {
+  constexpr uint32_t kRows = 16;  // at a time, which stay in the cache
+  std::vector<float> values(size_t{kRows} * input.view.channels());
+  double squares = 0;
+  for (uint32_t first = 0; first < tokens; first += kRows) {
+    const uint32_t count = std::min(kRows, tokens - first);
+    const auto of_rows = std::span(values).first(size_t{count} * input.view.channels());
+    load_rows(input.view, input.first + first, count, of_rows.data());
+    if (!all_finite(of_rows.data(), of_rows.size())) {
+      for (float& value : of_rows) value = std::isfinite(value) ? value : 0.0f;
+    }
+    squares += sum_of_squares(of_rows);
+  }
+  return squares;
+}
+
 }  // namespace
 
 Result<EncodedTile> encode_tile(const TileContext& context, const TileInput& input, Measuring measuring) {
   const uint32_t tokens = static_cast<uint32_t>(context.positions.size());
-  const bool lossless = context.parameters.lossless;
   const bool measure = measuring != Measuring::kNone;
-  thread_local std::vector<float> original;
-  original.resize(lossless && !measure ? 0 : size_t{tokens} * context.shape.channels());
-  ExactValues exact_values;
-  bool quantizable = !lossless;
-  if (!original.empty()) {
-    load_rows(input.view, input.first, tokens, original.data());
-    if (!all_finite(original.data(), original.size())) {
-      quantizable = take_non_finite(input.view, input.first, original, exact_values) && quantizable;
-    }
-  }
   EncodedTile tile;
-  if (quantizable) {
-    KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original, exact_values, measuring));
-    uint64_t bytes = 0;
-    for (const Bytes& level : tile.levels) bytes += level.size();
-    // Exact coding wins where quantizing fails or saves nothing.
-    if (bytes >= tokens * input.view.packed_row_bytes()) tile = {};
-  }
-  if (tile.levels.empty()) {
+  if (context.parameters.lossless) {
     KVPACK_ASSIGN_OR_RETURN(tile, encode_exact(context, input));
-    if (measure) tile.distortion.resize(tile.levels.size());
+    if (measure) tile.squared_values = squares_of_rows(input, tokens);
+  } else {
+    thread_local std::vector<float> original;
+    original.resize(size_t{tokens} * context.shape.channels());
+    load_rows(input.view, input.first, tokens, original.data());
+    ExactValues exact_values;
+    bool quantizable = true;
+    if (!all_finite(original.data(), original.size())) {
+      quantizable = take_non_finite(input.view, input.first, original, exact_values);
+    }
+    if (quantizable) {
+      KVPACK_ASSIGN_OR_RETURN(tile, encode_quantized(context, input, original, exact_values, measuring));
+      uint64_t bytes = 0;
+      for (const Bytes& level : tile.levels) bytes += level.size();
+      // Exact coding wins where quantizing fails or saves nothing.
+      if (bytes >= tokens * input.view.packed_row_bytes()) tile = {};
+    }
+    if (tile.levels.empty()) {
+      KVPACK_ASSIGN_OR_RETURN(tile, encode_exact(context, input));
+    }
+    if (measure) tile.squared_values = sum_of_squares(original);
   }
-  if (measure) tile.squared_values = sum_of_squares(original);
+  if (measure) tile.distortion.resize(tile.levels.size());
   return tile;
 }
 

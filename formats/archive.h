@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -23,8 +24,12 @@
 namespace kvpack {
 
 inline constexpr uint16_t kArchiveMajor = 1;
-inline constexpr uint16_t kArchiveMinor = 1;
+inline constexpr uint16_t kArchiveMinor = 2;
 inline constexpr uint32_t kDefaultChunkTokens = 256;
+
+// Required feature bits: what a reader must know to read an archive or a frame.
+inline constexpr uint64_t kRepeatedRowsFeature = 1;  // lossless tiles name rows that repeat
+inline constexpr uint64_t kKnownRequiredFeatures = kRepeatedRowsFeature;
 
 // Limits of version 1; anything above is ErrorKind::kLimit.
 inline constexpr uint32_t kMaxLevels = 8;
@@ -152,6 +157,8 @@ class ArchiveWriter {
   // Every (chunk, plane of the chunk, level) exactly once, in any order, from any thread; `plane` counts from 0 within
   // the chunk. Errors: invalid_argument, limit; io of the temporary file.
   Status add_tile(uint32_t chunk, uint32_t plane, uint32_t level, Bytes tile, float distortion);
+  // Bits that readers of what add_tile() was given need. From any thread.
+  void require_features(uint64_t features) { required_features_ |= features; }
   // Writes the archive front to back without seeking (a pipe will do). Error if tiles are missing. Of kSizes nothing is
   // written; the sizes are those of any other way of keeping.
   Result<ArchiveSizes> finish(ByteSink& sink);
@@ -170,6 +177,7 @@ class ArchiveWriter {
   std::vector<std::vector<Tile>> tiles_;  // [level * chunks + chunk][plane]
   std::unique_ptr<TileStore> store_;
   std::map<SectionKind, Bytes> sections_;  // not compressed
+  std::atomic<uint64_t> required_features_ = 0;
 };
 
 // One block as read; its tiles are not checked yet.

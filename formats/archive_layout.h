@@ -21,9 +21,6 @@ inline constexpr uint64_t kSectionEntryBytes = 32;
 inline constexpr uint64_t kBlockEntryBytes = 16;
 inline constexpr uint64_t kTileEntryBytes = 16;
 
-// Feature bits that this version knows: none yet.
-inline constexpr uint64_t kKnownRequiredFeatures = 0;
-
 struct ArchiveHeader {
   uint16_t major = kArchiveMajor;
   uint16_t minor = kArchiveMinor;

@@ -152,11 +152,13 @@ Result<ArchiveSizes> ArchiveWriter::finish(ByteSink& sink) {
   for (const uint64_t bytes : sizes.level_bytes) content_bytes += bytes;
 
   const Bytes directory = encode_directory(tables);
-  const ArchiveHeader header = make_header(directory, content_bytes);
+  ArchiveHeader header = make_header(directory, content_bytes);
+  header.required_features = required_features_;
   sizes.bytes = header.file_bytes;
   uint64_t end = kHeaderBytes + directory.size() + blocks_at;
   for (const uint64_t bytes : sizes.level_bytes) sizes.level_ends.push_back(end += bytes);
   if (!store_->keeps_bytes()) return sizes;
+  sink.expect(sizes.bytes);
   KVPACK_RETURN_IF_ERROR(sink.write(encode_header(header)));
   KVPACK_RETURN_IF_ERROR(sink.write(directory));
   for (const Bytes& section : sections) KVPACK_RETURN_IF_ERROR(sink.write(section));

@@ -3,6 +3,7 @@
 #include "formats/byte_io.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 
@@ -58,6 +59,16 @@ Result<Bytes> MemorySource::read(uint64_t offset, uint64_t count) {
   }
   const ByteSpan view = bytes_.subspan(offset, count);
   return Bytes(view.begin(), view.end());
+}
+
+void MemorySink::expect(uint64_t bytes) {
+  bytes_.reserve(bytes_.size() + bytes);
+  // Large pages, where the room is new: touching it once in small ones takes as long as filling it.
+  constexpr uint64_t kLargePage = 2u << 20;
+  const uint64_t begin = reinterpret_cast<uintptr_t>(bytes_.data() + bytes_.size());
+  const uint64_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
+  const uint64_t end = (begin + bytes) / kLargePage * kLargePage;
+  if (end > first) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // advice only
 }
 
 Status MemorySink::write(ByteSpan bytes) {

@@ -25,6 +25,8 @@ class ByteSource {
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
+  // So many bytes will come: room can be made for them at once.
+  virtual void expect(uint64_t /*bytes*/) {}
   virtual Status write(ByteSpan bytes) = 0;
 };
 
@@ -50,6 +52,7 @@ class MemorySource : public ByteSource {
 
 class MemorySink : public ByteSink {
  public:
+  void expect(uint64_t bytes) override;
   Status write(ByteSpan bytes) override;
   const Bytes& bytes() const { return bytes_; }
   Bytes take() { return std::move(bytes_); }

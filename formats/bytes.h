@@ -66,17 +66,14 @@ class ByteWriter {
  public:
   template <typename T>
   requires std::is_arithmetic_v<T>
-  void write(T value) {
-    write_bytes(std::as_bytes(std::span(&value, 1)));
-  }
-  void write_bytes(ByteSpan bytes) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + bytes.size());
-    if (!bytes.empty()) std::memcpy(bytes_.data() + at, bytes.data(), bytes.size());
-  }
+  void write(T value) { write_bytes(std::as_bytes(std::span(&value, 1))); }
+  void write_bytes(ByteSpan bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+  void reserve(size_t more) { bytes_.reserve(bytes_.size() + more); }
   void write_zeros(size_t count) { bytes_.resize(bytes_.size() + count); }
   void write_varint(uint64_t value);
   void write_signed_varint(int64_t value);
+
+  void cut(size_t size) { bytes_.resize(size); }  // drops what was written behind
 
   size_t size() const { return bytes_.size(); }
   const Bytes& bytes() const { return bytes_; }

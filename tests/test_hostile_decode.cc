@@ -125,8 +125,8 @@ TEST_CASE("hostile archive 2: wrong or CRLF-mangled magic") {
 TEST_CASE("hostile archive 3: unknown version or required feature") {
   const Bytes& file = archive_of(Quality::kMedium);
   check_error(decode_all(with_header(file, [](ArchiveHeader& h) { h.major = 2; })), ErrorKind::kUnsupported, "2");
-  check_error(decode_all(with_header(file, [](ArchiveHeader& h) { h.required_features = 1; })), ErrorKind::kUnsupported,
-              "feature bit 0");
+  check_error(decode_all(with_header(file, [](ArchiveHeader& h) { h.required_features = 2; })), ErrorKind::kUnsupported,
+              "feature bit 1");
 }
 
 TEST_CASE("hostile archive 4, 5: another declared size, trailing bytes") {
