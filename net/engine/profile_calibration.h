@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A profile says which errors cost equally much, but how much they cost differs from model to model: what the residual
 // stream's relative error does to predictions is the model's own. So the unit is measured: a context goes through the
-// codec at `low` and back into the engine, and the profile is scaled until that costs the KL that `low` stands for.
+// codec at `low` and back into the engine, and the profile is scaled until that costs the KL that `low` stands for, in
+// the one of two texts that loses more.
 #pragma once
 
 #include <string>
@@ -22,7 +23,7 @@ struct CalibrationOptions {
 
 struct Calibration {
   double scale = 1;  // that the profile was multiplied by
-  double kl = 0;     // measured at `low` afterwards, above the engine's own floor
+  double kl = 0;     // measured at `low` afterwards, of the worse text, above the engine's own floor
   double floor = 0;  // KL of errors too small to matter: quantized weights round activations
 };
 
