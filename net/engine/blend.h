@@ -25,6 +25,10 @@ struct BlendOptions {
   uint32_t check_layer = 1;
   uint32_t query_layers = 0;
   unsigned threads = 0;
+  // Called once, before tokens are chosen, with what each of the chunks' tokens is worth: kQuery: the attention that
+  // the query pays to it, kHkvd: its deviation, kEpic: 1. It may bring better copies into the context
+  // (JoinedContext::replace); what it takes is no part of BlendReport::seconds.
+  std::function<Status(std::span<const float> score)> refine;
   std::function<void(uint64_t done, uint64_t total, const std::string& phase)> progress;
 };
 
