@@ -229,8 +229,7 @@ Result<BlendReport> Blend::run() {
   } else if (options_.select == BlendSelect::kHkvd) {
     KVPACK_RETURN_IF_ERROR(run_hkvd());
   } else {
-    const std::vector<uint32_t> candidates = range(second_chunk(), query_begin());
-    KVPACK_RETURN_IF_ERROR(run_tokens(highest_tokens(candidates, std::span(score).subspan(second_chunk()), count_)));
+    KVPACK_RETURN_IF_ERROR(run_tokens(attended_tokens(context_.chunks(), score, count_)));
   }
   report_.seconds = std::chrono::duration<double>(Clock::now() - start).count() - refine_seconds_;
   report_.all_token_layers = uint64_t{end()} * context_.layers();
