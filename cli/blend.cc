@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/blend_engine.h"
 #include "cli/blend_inputs.h"
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
@@ -15,6 +16,7 @@
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "net/engine/blend.h"
+#include "net/engine/engine_blend.h"
 #include "net/engine/llama_server.h"
 
 namespace kvpack::cli {
@@ -124,6 +126,7 @@ nlohmann::ordered_json json_of(const BlendArguments& arguments, const BlendSumma
         {"shared", summary.shared_tokens},
         {"recomputed", report.chosen}}},
       {"select", arguments.select},
+      {"recompute_by", arguments.recompute_by},
       {"ratio", report.ratio},
       {"work",
        {{"token_layers", report.token_layers},
@@ -196,6 +199,9 @@ void declare_blend(CLI::App& verb, BlendArguments& arguments) {
                   "share of the chunks' tokens to compute again, 0 to 1, or auto: as many as take no longer than "
                   "loading did (default: 0.15)")
       ->type_name("R");
+  add_choice(verb, "--recompute-by", arguments.recompute_by, {"weights", "libllama"},
+             "who computes them: this program, by the model's weights as f32, or llama.cpp in process, in all layers "
+             "(default: weights)");
   verb.add_option("--refine", arguments.refine,
                   "read archives at their base level first, then of the further levels this share, 0 to 1: of the "
                   "chunks that what --select looks at says matter most (default: all of everything at once)")
@@ -266,6 +272,11 @@ Result<int> run_blend(const BlendArguments& arguments, Console& console) {
         summary.refine_seconds = refining.seconds();
         return {};
       };
+    }
+    std::unique_ptr<Engine> by_engine;
+    if (arguments.recompute_by == "libllama") {
+      KVPACK_ASSIGN_OR_RETURN(by_engine, open_blend_engine(arguments, context));
+      options.recompute = [&](std::span<const uint32_t> tokens) { return recompute_in(*by_engine, tokens, context); };
     }
     const auto report = blend(context, weights, attention, options);
     progress.clear();

@@ -23,6 +23,7 @@ struct BlendArguments {
   EngineArguments engine;
   std::string select = "hkvd";
   std::string ratio;                      // a number, or "auto"; "": the default
+  std::string recompute_by = "weights";   // or "libllama"
   std::optional<double> refine;           // share of the archives' further levels; unset: all of them at once
   std::optional<uint32_t> shared_tokens;  // unset: the BOS token if all chunks begin with it
   std::string profile;                    // of the chunks; "": looked for

@@ -49,6 +49,7 @@ class Blend {
   Status refine(const std::vector<float>& score);
   Status run_hkvd();
   Status run_tokens(std::vector<uint32_t> chosen);
+  Status run_elsewhere(const std::vector<uint32_t>& tokens);
   Result<std::vector<uint32_t>> narrow(const FreshLayer& fresh, const std::vector<uint32_t>& counts);
   Status check_first_layer(std::span<const uint32_t> tokens, std::span<const float> deviations) const;
 
@@ -134,13 +135,43 @@ Status Blend::run_hkvd() {
   const uint32_t gauge = second_chunk() - std::min(kGaugeTokens, second_chunk() / 2);
   SubsetForward run = pass(range(gauge, end()));
   run.narrow = [&](const FreshLayer& fresh) { return narrow(fresh, counts); };
-  return compute(run);
+  if (!options_.recompute) return compute(run);
+  // Only to choose: as many as there are on the mean of all layers.
+  std::vector<uint32_t> chosen;
+  run.layers = check + 1;
+  run.store = nullptr;
+  run.narrow = [&](const FreshLayer& fresh) -> Result<std::vector<uint32_t>> {
+    KVPACK_ASSIGN_OR_RETURN(chosen, narrow(fresh, fresh.index == check ? std::vector(layers, count_) : counts));
+    return std::vector<uint32_t>(fresh.tokens.begin(), fresh.tokens.end());
+  };
+  KVPACK_RETURN_IF_ERROR(compute(run));
+  std::erase_if(chosen, [this](uint32_t token) { return token >= query_begin(); });
+  return run_tokens(std::move(chosen));
+}
+
+Status Blend::run_elsewhere(const std::vector<uint32_t>& tokens) {
+  const CachedLayer before = context_.layer(0);
+  report_.token_layers += tokens.size() * context_.layers();
+  KVPACK_RETURN_IF_ERROR(options_.recompute(tokens));
+  const CachedLayer after = context_.layer(0);
+  const auto rows_of = [&](const std::vector<float>& all) {
+    const size_t width = all.size() / end();
+    std::vector<float> rows;
+    for (const uint32_t token : tokens) {
+      const auto row = all.begin() + static_cast<ptrdiff_t>(token * width);
+      rows.insert(rows.end(), row, row + static_cast<ptrdiff_t>(width));
+    }
+    return rows;
+  };
+  return check_first_layer(
+      tokens, token_deviations(tokens, rows_of(after.key), rows_of(after.value), before.key, before.value));
 }
 
 Status Blend::run_tokens(std::vector<uint32_t> chosen) {
   report_.chosen = static_cast<uint32_t>(chosen.size());
   for (uint32_t token = query_begin(); token < end(); ++token) chosen.push_back(token);
   if (chosen.empty()) return {};
+  if (options_.recompute) return run_elsewhere(chosen);
   SubsetForward run = pass(std::move(chosen));
   run.narrow = [&](const FreshLayer& fresh) -> Result<std::vector<uint32_t>> {
     if (fresh.index == 0) {
