@@ -31,11 +31,11 @@ ContextCosts even_costs(uint32_t levels = 3) {
 
 }  // namespace
 
-TEST_CASE("refinement: a chunk's score is the mean of its tokens'; those that the context has from elsewhere are 0") {
+TEST_CASE("refinement: a chunk's score is the mean root of its tokens'; those that the context has from elsewhere are 0") {
   const std::vector<ChunkShape> chunks = {{0, 0, 4, 0, 2}, {0, 4, 2, 0, 2}};
-  CHECK(chunk_scores(chunks, 0, std::vector<float>{1, 2, 3, 6, 1, 2}) == std::vector<double>{3, 1.5});
-  CHECK(chunk_scores(chunks, 1, std::vector<float>{2, 3, 7, 1, 2}) == std::vector<double>{3, 1.5});
-  CHECK(chunk_scores(chunks, 5, std::vector<float>{2}) == std::vector<double>{0, 1});
+  CHECK(chunk_scores(chunks, 0, std::vector<float>{1, 4, 9, 36, 1, 4}) == std::vector<double>{3, 1.5});
+  CHECK(chunk_scores(chunks, 1, std::vector<float>{4, 9, 49, 1, 4}) == std::vector<double>{3, 1.5});
+  CHECK(chunk_scores(chunks, 5, std::vector<float>{4}) == std::vector<double>{0, 1});
 }
 
 TEST_CASE("refinement: the budget goes to the chunks whose tokens matter") {

@@ -42,7 +42,7 @@ std::vector<double> chunk_scores(std::span<const ChunkShape> chunks, uint32_t sk
     const uint32_t end = chunk.first_token + chunk.tokens;
     assert(end <= skipped + score.size());
     double sum = 0;
-    for (uint32_t token = begin; token < end; ++token) sum += double{score[token - skipped]};
+    for (uint32_t token = begin; token < end; ++token) sum += std::sqrt(double{score[token - skipped]});
     means.push_back(end > begin ? sum / chunk.tokens : 0);
   }
   return means;
