@@ -31,7 +31,8 @@ ContextCosts even_costs(uint32_t levels = 3) {
 
 }  // namespace
 
-TEST_CASE("refinement: a chunk's score is the mean root of its tokens'; those that the context has from elsewhere are 0") {
+TEST_CASE(
+    "refinement: a chunk's score is the mean root of its tokens'; those that the context has from elsewhere are 0") {
   const std::vector<ChunkShape> chunks = {{0, 0, 4, 0, 2}, {0, 4, 2, 0, 2}};
   CHECK(chunk_scores(chunks, 0, std::vector<float>{1, 4, 9, 36, 1, 4}) == std::vector<double>{3, 1.5});
   CHECK(chunk_scores(chunks, 1, std::vector<float>{4, 9, 49, 1, 4}) == std::vector<double>{3, 1.5});
@@ -161,6 +162,26 @@ TEST_CASE("kvpack blend --refine: shares that are none are refused") {
     CHECK(run.exit_code == 2);
     CHECK(run.err.find("--refine") != std::string::npos);
   }
+}
+
+TEST_CASE("kvpack blend --refine: a damaged level is one clear error where it is needed, and none where it is not") {
+  Halves halves;
+  const kvpack::engine::ScratchFolder folder;
+  MemorySource source(halves.first);
+  const BlockEntry block = must(ArchiveReader::open(source)).directory().block(1, 7);
+  halves.first[block.offset + block.bytes - 1] ^= std::byte{1};
+  REQUIRE(kvpack::engine::write_file(folder.file("a.kvp"), halves.first).ok());
+  const auto blend = [&](const char* share) {
+    return run_kvpack({"blend", folder.file("a.kvp"), "-m", sample_path("nano-f16.gguf"), "--query-tokens", "5,6",
+                       "--refine", share, "-f", "-o", folder.file("ctx.slot")});
+  };
+  for (const char* share : {"0.99", "1"}) {
+    const auto run = blend(share);
+    CHECK(run.exit_code != 0);
+    CHECK(run.err.find("a.kvp") != std::string::npos);
+    CHECK(run.err.find("chunk 7") != std::string::npos);
+  }
+  CHECK(blend("0").exit_code == 0);
 }
 
 TEST_CASE("refinement: values are those of decoding each chunk at its level, and replace what was joined") {

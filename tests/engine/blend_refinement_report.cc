@@ -7,7 +7,8 @@
 //   the whole    what it predicts from its own cache of the whole context
 //
 // Ways to choose the levels, at equal bytes: by what --select looks at (query, hkvd), by the distortion that they
-// remove per byte alone (what fetch does, which is from the front on where chunks are alike), and by lot.
+// remove per byte alone (what fetch does, which is from the front on where chunks are alike), and by lot. With --check
+// it ends with 1 unless query is the best of them, against the same blend.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -29,6 +30,7 @@ struct Arguments {
   uint32_t chunk_tokens = 32;
   std::vector<double> shares = {0.25, 0.5};
   double ratio = 0.15;
+  bool check = false;
 };
 
 enum class Rule { kScore, kDistortion, kLot };
@@ -208,7 +210,18 @@ void print_table(const std::vector<Method>& methods, size_t cases) {
   }
 }
 
-Status measure(const Arguments& arguments) {
+// Of the methods with the same share.
+bool query_is_best(const std::vector<Method>& methods) {
+  for (const Method& query : methods) {
+    if (query.select != BlendSelect::kQuery || query.rule != Rule::kScore) continue;
+    for (const Method& other : methods) {
+      if (other.share == query.share && other.same.kl < query.same.kl) return false;
+    }
+  }
+  return true;
+}
+
+Result<bool> measure(const Arguments& arguments) {
   KVPACK_ASSIGN_OR_RETURN(const auto bench, BlendBench::open(arguments.bench));
   Report report(arguments, *bench);
   KVPACK_RETURN_IF_ERROR(report.read_profile_file());
@@ -222,7 +235,7 @@ Status measure(const Arguments& arguments) {
              arguments.bench.pieces * arguments.bench.piece_tokens, arguments.bench.pieces, arguments.quality,
              arguments.chunk_tokens, 100 * arguments.ratio);
   print_table(methods, cases.size());
-  return {};
+  return !arguments.check || query_is_best(methods);
 }
 
 }  // namespace
@@ -238,9 +251,10 @@ int main(int argc, char** argv) {
   app.add_option("--chunk-tokens", arguments.chunk_tokens, "of the archives")->capture_default_str();
   app.add_option("--share", arguments.shares, "of the further levels' bytes")->capture_default_str();
   app.add_option("--ratio", arguments.ratio, "share of the tokens to recompute")->capture_default_str();
+  app.add_flag("--check", arguments.check, "end with 1 unless query is the best way to choose");
   CLI11_PARSE(app, argc, argv);
   const auto done = measure(arguments);
-  if (done.ok()) return 0;
+  if (done.ok()) return *done ? 0 : 1;
   fmt::print(stderr, "kvpack_blend_refinement_report: {}\n", done.error().message);
   return 2;
 }
