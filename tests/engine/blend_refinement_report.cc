@@ -35,13 +35,20 @@ struct Arguments {
 
 enum class Rule { kScore, kDistortion, kLot };
 
+struct Distances {
+  BlendTally books{};
+  BlendTally numbers{};
+  BlendTally& of(const BlendCase& one) { return one.asks_number ? numbers : books; }
+  double kl() const { return books.kl + numbers.kl; }
+};
+
 struct Method {
   std::string name;
   BlendSelect select = BlendSelect::kQuery;
   Rule rule = Rule::kScore;
   double share = 0;  // of the refinements' bytes
-  BlendTally same{};
-  BlendTally whole{};
+  Distances same{};
+  Distances whole{};
   uint64_t bytes = 0;  // sum over cases, of blocks
 };
 
@@ -180,8 +187,8 @@ Status Report::run(const BlendCase& one, std::vector<Method>& methods) {
     KVPACK_ASSIGN_OR_RETURN(const PredictionDistance from_same,
                             compare_predictions(same[method.select], logits, one.judged));
     KVPACK_ASSIGN_OR_RETURN(const PredictionDistance from_whole, compare_predictions(whole, logits, one.judged));
-    method.same.add(one, logits, from_same);
-    method.whole.add(one, logits, from_whole);
+    method.same.of(one).add(one, logits, from_same);
+    method.whole.of(one).add(one, logits, from_whole);
   }
   return {};
 }
@@ -200,13 +207,17 @@ std::vector<Method> all_methods(const Arguments& arguments) {
 }
 
 void print_table(const std::vector<Method>& methods, size_t cases) {
-  fmt::print("| levels | bytes | KL, same blend | delta-NLL, same blend | KL, the whole | delta-NLL, the whole |\n");
-  fmt::print("|---|---:|---:|---:|---:|---:|\n");
-  const auto count = static_cast<double>(cases);
+  fmt::print(
+      "| levels | bytes | KL books, same blend | KL numbers, same blend | KL books, the whole | KL numbers, the whole "
+      "| "
+      "found |\n");
+  fmt::print("|---|---:|---:|---:|---:|---:|---:|\n");
+  const auto mean = [](const BlendTally& tally) { return tally.kl / std::max(1u, tally.cases); };
   for (const Method& method : methods) {
-    fmt::print("| {} | {:.0f} | {:.4f} | {:+.4f} | {:.4f} | {:+.4f} |\n", method.name,
-               static_cast<double>(method.bytes) / count, method.same.kl / count, method.same.delta_nll / count,
-               method.whole.kl / count, method.whole.delta_nll / count);
+    fmt::print("| {} | {:.0f} | {:.4f} | {:.4f} | {:.4f} | {:.4f} | {}/{} |\n", method.name,
+               static_cast<double>(method.bytes) / static_cast<double>(cases), mean(method.same.books),
+               mean(method.same.numbers), mean(method.whole.books), mean(method.whole.numbers),
+               method.whole.numbers.found, method.whole.numbers.asked);
   }
 }
 
@@ -215,7 +226,7 @@ bool query_is_best(const std::vector<Method>& methods) {
   for (const Method& query : methods) {
     if (query.select != BlendSelect::kQuery || query.rule != Rule::kScore) continue;
     for (const Method& other : methods) {
-      if (other.share == query.share && other.same.kl < query.same.kl) return false;
+      if (other.share == query.share && other.same.kl() < query.same.kl()) return false;
     }
   }
   return true;
