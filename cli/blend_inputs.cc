@@ -132,9 +132,13 @@ Status BlendInputs::refine(const ModelFacts& facts, const JoinOptions& join, std
     const Directory& directory = archive.file->reader().directory();
     const uint32_t begin = context.chunks()[archive.chunk];
     const uint32_t end = context.chunks()[archive.chunk + 1];
+    const uint32_t skipped = archive.chunk == 0 ? 0 : join.shared_tokens;
     costs.push_back(context_costs(directory));
-    scores.push_back(
-        chunk_scores(directory.chunks, archive.chunk == 0 ? 0 : join.shared_tokens, score.subspan(begin, end - begin)));
+    if (costs.back().total_tokens() != skipped + end - begin) {
+      return about_file(unsupported("some of its tokens have no place in a prompt: their positions are below 0"),
+                        chunks_[archive.chunk].name);
+    }
+    scores.push_back(chunk_scores(directory.chunks, skipped, score.subspan(begin, end - begin)));
   }
   const std::vector<ChunkLevels> levels = choose_levels(costs, scores, *refine_);
   for (size_t a = 0; a < archives_.size(); ++a) {
