@@ -222,9 +222,8 @@ void declare_blend(CLI::App& verb, BlendArguments& arguments) {
       "Examples:\n"
       "  kvpack blend a.kvp b.kvp c.kvp --query \"Who wrote it?\" -m model.gguf -o ctx.slot\n"
       "  kvpack blend a.kvp b.kvp --query-tokens 3923,6209 --select query --ratio 0.1 -m model.gguf -o ctx.kvp\n"
-      "  kvpack blend https://host/a.kvp https://host/b.kvp --query \"Why?\" --select query --refine 0.25 -m "
-      "model.gguf "
-      "-o ctx.slot\n"
+      "  kvpack blend https://host/a.kvp b.kvp --query \"Why?\" --select query --refine 0.25 -m model.gguf -o "
+      "ctx.slot\n"
       "  kvpack blend a.kvp b.kvp --query \"Why?\" -m model.gguf --engine http://localhost:8080 --slot-save-path DIR");
 }
 
