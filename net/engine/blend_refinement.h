@@ -20,9 +20,9 @@ namespace kvpack {
 // [chunk] how many levels are decoded.
 using ChunkLevels = std::vector<uint8_t>;
 
-// [chunk] mean root of the scores of an archive's tokens, 0 where all of a chunk is skipped: the root keeps the few that
-// get most of the attention (sinks, which archives hold exactly) from deciding alone. `score`: of its tokens behind the
-// first `skipped`, which the context has from elsewhere.
+// [chunk] mean root of the scores of an archive's tokens, 0 where all of a chunk is skipped: the root keeps the few
+// that get most of the attention (sinks, which archives hold exactly) from deciding alone. `score`: of its tokens
+// behind the first `skipped`, which the context has from elsewhere.
 std::vector<double> chunk_scores(std::span<const ChunkShape> chunks, uint32_t skipped, std::span<const float> score);
 
 // [archive] the levels to have: the base, and of all further levels' bytes up to `share` (0 to 1).
