@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/blend_engine.h"
 #include "cli/blend_inputs.h"
 #include "cli/exit_code.h"
 #include "cli/input_file.h"
@@ -15,6 +16,7 @@
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "net/engine/blend.h"
+#include "net/engine/engine_blend.h"
 #include "net/engine/llama_server.h"
 
 namespace kvpack::cli {
@@ -27,6 +29,11 @@ struct BlendSummary {
   uint32_t query_tokens = 0;
   uint32_t shared_tokens = 0;
   double load_seconds = 0;
+  double refine_seconds = 0;
+  uint64_t bytes_read = 0;  // of archives
+  uint64_t archive_bytes = 0;
+  uint32_t archive_chunks = 0;  // with levels above the base
+  uint32_t refined_chunks = 0;
   uint64_t output_bytes = 0;
 };
 
@@ -119,11 +126,17 @@ nlohmann::ordered_json json_of(const BlendArguments& arguments, const BlendSumma
         {"shared", summary.shared_tokens},
         {"recomputed", report.chosen}}},
       {"select", arguments.select},
+      {"recompute_by", arguments.recompute_by},
       {"ratio", report.ratio},
       {"work",
        {{"token_layers", report.token_layers},
         {"of_prefill", per(static_cast<double>(report.token_layers), static_cast<double>(report.all_token_layers))}}},
-      {"seconds", {{"load", summary.load_seconds}, {"recompute", report.seconds}}},
+      {"read",
+       {{"bytes", summary.bytes_read},
+        {"of", summary.archive_bytes},
+        {"archive_chunks", summary.archive_chunks},
+        {"refined", summary.refined_chunks}}},
+      {"seconds", {{"load", summary.load_seconds}, {"refine", summary.refine_seconds}, {"recompute", report.seconds}}},
       {"recompute_tokens_per_s", per(1, report.seconds_per_token)},
       {"blend_tokens_per_s", blended_tokens_per_s(summary)},
       {"output", {{"path", arguments.output}, {"bytes", summary.output_bytes}}},
@@ -136,13 +149,24 @@ void print_summary(const BlendArguments& arguments, const BlendSummary& summary,
   console.print(console.bold(printable(to == "-" ? "standard output" : to)) +
                 fmt::format(": {} chunks, {} tokens, and {} of the query\n", summary.chunks,
                             grouped(summary.context_tokens), grouped(summary.query_tokens)));
-  std::vector<std::pair<std::string, std::string>> fields = {
-      {"recomputed", fmt::format("{} tokens chosen ({}, aimed at {:.1f} %)", grouped(report.chosen), arguments.select,
-                                 100 * report.ratio)},
-      {"work", fmt::format("{:.1f} % of a prefill", 100 * per(static_cast<double>(report.token_layers),
-                                                              static_cast<double>(report.all_token_layers)))},
-      {"time", fmt::format("load {}, recompute {} ({:.0f} tokens/s)", short_duration(summary.load_seconds),
-                           short_duration(report.seconds), per(1, report.seconds_per_token))}};
+  std::vector<std::pair<std::string, std::string>> fields;
+  if (summary.archive_bytes > 0) {
+    std::string read = fmt::format("{} of {}", short_bytes(static_cast<double>(summary.bytes_read)),
+                                   short_bytes(static_cast<double>(summary.archive_bytes)));
+    if (arguments.refine && summary.archive_chunks > 0) {
+      read += fmt::format("; {} of {} archive chunks refined in {}", grouped(summary.refined_chunks),
+                          grouped(summary.archive_chunks), short_duration(summary.refine_seconds));
+    }
+    fields.emplace_back("read", read);
+  }
+  fields.insert(
+      fields.end(),
+      {{"recomputed", fmt::format("{} tokens chosen ({}, aimed at {:.1f} %)", grouped(report.chosen), arguments.select,
+                                  100 * report.ratio)},
+       {"work", fmt::format("{:.1f} % of a prefill", 100 * per(static_cast<double>(report.token_layers),
+                                                               static_cast<double>(report.all_token_layers)))},
+       {"time", fmt::format("load {}, recompute {} ({:.0f} tokens/s)", short_duration(summary.load_seconds),
+                            short_duration(report.seconds), per(1, report.seconds_per_token))}});
   if (report.ratio > 0) {
     fields.emplace_back(
         "in a plan", fmt::format("--blend {:.3g} --blend-tok-s {:.4g}", report.ratio, blended_tokens_per_s(summary)));
@@ -153,7 +177,8 @@ void print_summary(const BlendArguments& arguments, const BlendSummary& summary,
 }  // namespace
 
 void declare_blend(CLI::App& verb, BlendArguments& arguments) {
-  verb.add_option("CHUNK", arguments.inputs, "archives or llama.cpp state files, in the order of the context")
+  verb.add_option("CHUNK", arguments.inputs,
+                  "archives (also URLs) or llama.cpp state files, in the order of the context")
       ->type_name(kFileType)
       ->required();
   verb.add_option("-m,--model", arguments.model, "the GGUF that computed them")->type_name(kFileType)->required();
@@ -174,6 +199,13 @@ void declare_blend(CLI::App& verb, BlendArguments& arguments) {
                   "share of the chunks' tokens to compute again, 0 to 1, or auto: as many as take no longer than "
                   "loading did (default: 0.15)")
       ->type_name("R");
+  add_choice(verb, "--recompute-by", arguments.recompute_by, {"weights", "libllama"},
+             "who computes them: this program, by the model's weights as f32, or llama.cpp in process, in all layers "
+             "(default: weights)");
+  verb.add_option("--refine", arguments.refine,
+                  "read archives at their base level first, then of the further levels this share, 0 to 1: of the "
+                  "chunks that what --select looks at says matter most (default: all of everything at once)")
+      ->type_name("SHARE");
   verb.add_option("--shared-tokens", arguments.shared_tokens,
                   "every chunk begins with the same N tokens: keep the first chunk's (default: the BOS token, if all "
                   "begin with it)")
@@ -185,10 +217,13 @@ void declare_blend(CLI::App& verb, BlendArguments& arguments) {
   verb.add_option("-j,--threads", arguments.threads, "threads to use (default: one per core)")->type_name("N");
   verb.add_flag("-f,--force", arguments.overwrite, "overwrite an existing file");
   verb.add_flag("--json", arguments.json, "print the summary as JSON");
+  declare_net_options(verb, arguments.net);
   verb.footer(
       "Examples:\n"
       "  kvpack blend a.kvp b.kvp c.kvp --query \"Who wrote it?\" -m model.gguf -o ctx.slot\n"
       "  kvpack blend a.kvp b.kvp --query-tokens 3923,6209 --select query --ratio 0.1 -m model.gguf -o ctx.kvp\n"
+      "  kvpack blend https://host/a.kvp b.kvp --query \"Why?\" --select query --refine 0.25 -m model.gguf -o "
+      "ctx.slot\n"
       "  kvpack blend a.kvp b.kvp --query \"Why?\" -m model.gguf --engine http://localhost:8080 --slot-save-path DIR");
 }
 
@@ -212,10 +247,10 @@ Result<int> run_blend(const BlendArguments& arguments, Console& console) {
 
   Stopwatch watch;
   BlendSummary summary;
-  KVPACK_ASSIGN_OR_RETURN(const std::vector<BlendChunk> chunks, read_chunks(arguments, facts));
-  summary.shared_tokens = arguments.shared_tokens.value_or(shared_bos(chunks, bos));
-  KVPACK_ASSIGN_OR_RETURN(JoinedContext context,
-                          JoinedContext::join(chunks, query, facts, {summary.shared_tokens, true}));
+  KVPACK_ASSIGN_OR_RETURN(BlendInputs inputs, BlendInputs::read(arguments, facts));
+  summary.shared_tokens = arguments.shared_tokens.value_or(shared_bos(inputs.chunks(), bos));
+  const JoinOptions join{summary.shared_tokens, true};
+  KVPACK_ASSIGN_OR_RETURN(JoinedContext context, JoinedContext::join(inputs.chunks(), query, facts, join));
   summary.load_seconds = options.load_seconds = watch.lap();
   LlamaLayout layout;
   if (server) {
@@ -229,12 +264,29 @@ Result<int> run_blend(const BlendArguments& arguments, Console& console) {
   {
     Progress progress(console, "recomputing");
     options.progress = progress.callback();
+    if (arguments.refine && *arguments.refine < 1) {
+      options.refine = [&](std::span<const float> score) -> Status {
+        const Stopwatch refining;
+        KVPACK_RETURN_IF_ERROR(inputs.refine(facts, join, score, context));
+        summary.refine_seconds = refining.seconds();
+        return {};
+      };
+    }
+    std::unique_ptr<Engine> by_engine;
+    if (arguments.recompute_by == "libllama") {
+      KVPACK_ASSIGN_OR_RETURN(by_engine, open_blend_engine(arguments, context));
+      options.recompute = [&](std::span<const uint32_t> tokens) { return recompute_in(*by_engine, tokens, context); };
+    }
     const auto report = blend(context, weights, attention, options);
     progress.clear();
     if (!report.ok()) return about_file(report.error(), arguments.model);
     summary.report = *report;
   }
-  summary.chunks = static_cast<uint32_t>(chunks.size());
+  summary.bytes_read = inputs.bytes_read();
+  summary.archive_bytes = inputs.archive_bytes();
+  summary.archive_chunks = inputs.archive_chunks();
+  summary.refined_chunks = inputs.refined_chunks();
+  summary.chunks = static_cast<uint32_t>(inputs.chunks().size());
   summary.context_tokens = context.query_begin();
   summary.query_tokens = static_cast<uint32_t>(query.size());
   KVPACK_RETURN_IF_ERROR(

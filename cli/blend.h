@@ -10,6 +10,7 @@
 
 #include "cli/console.h"
 #include "cli/engine_options.h"
+#include "cli/net_options.h"
 
 namespace kvpack::cli {
 
@@ -22,9 +23,12 @@ struct BlendArguments {
   EngineArguments engine;
   std::string select = "hkvd";
   std::string ratio;                      // a number, or "auto"; "": the default
+  std::string recompute_by = "weights";   // or "libllama"
+  std::optional<double> refine;           // share of the archives' further levels; unset: all of them at once
   std::optional<uint32_t> shared_tokens;  // unset: the BOS token if all chunks begin with it
   std::string profile;                    // of the chunks; "": looked for
   std::string quality = "medium";         // of an archive
+  NetArguments net;
   uint32_t threads = 0;
   bool overwrite = false;
   bool json = false;

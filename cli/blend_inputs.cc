@@ -3,10 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "cli/input_file.h"
-#include "cli/profile_lookup.h"
+#include "cli/net_options.h"
 #include "formats/key_order.h"
 #include "net/engine/blend.h"
 #ifdef KVPACK_HAVE_LIBLLAMA
@@ -21,30 +22,6 @@ Result<bool> is_archive(const std::string& path) {
   KVPACK_ASSIGN_OR_RETURN(const auto source, open_file_source(path));
   KVPACK_ASSIGN_OR_RETURN(const Bytes head, source->read(0, std::min<uint64_t>(64, source->size())));
   return looks_like_archive(head);
-}
-
-Result<BlendChunk> read_archive_chunk(const BlendArguments& arguments, const std::string& path,
-                                      const ModelFacts& facts) {
-  KVPACK_ASSIGN_OR_RETURN(const auto input, ArchiveInput::open(path));
-  const ArchiveReader& reader = input->reader();
-  KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
-  if (!identity.model_fingerprint.empty() && identity.model_fingerprint != facts.fingerprint) {
-    return with_hint(invalid_argument(fmt::format("made with the model {} ({}), not with {} ({})", identity.model_name,
-                                                  identity.model_fingerprint, facts.name, facts.fingerprint)),
-                     "chunks are computed again with --model, which must be the file they were encoded with");
-  }
-  if (identity.has_opaque_state) return unsupported("holds recurrent state, which is of its own text alone");
-  KVPACK_ASSIGN_OR_RETURN(const std::optional<LoadedProfile> profile,
-                          find_profile_for_archive(arguments.profile, arguments.model, reader, identity));
-  DecodeOptions options;
-  options.threads = arguments.threads;
-  if (profile) options.profile = &profile->profile;
-  BlendChunk chunk{path, {}, {}};
-  KVPACK_ASSIGN_OR_RETURN(chunk.tensor, decode_tensor(reader, options, &chunk.tokens));
-  if (key_order_differs(facts.architecture, identity.source_format, KvFileFormat::kLlamaState)) {
-    KVPACK_ASSIGN_OR_RETURN(chunk.tensor, with_key_order_of(KvFileFormat::kLlamaState, chunk.tensor));
-  }
-  return chunk;
 }
 
 Result<BlendChunk> read_file_chunk(const std::string& path, const ModelFacts& facts) {
@@ -84,16 +61,123 @@ Result<std::vector<int32_t>> tokenize(const BlendArguments& arguments, Engine* e
 
 }  // namespace
 
-Result<std::vector<BlendChunk>> read_chunks(const BlendArguments& arguments, const ModelFacts& facts) {
-  std::vector<BlendChunk> chunks;
+Result<BlendChunk> BlendInputs::decode(Archive& archive, const std::string& name, const ChunkLevels& levels) const {
+  KVPACK_RETURN_IF_ERROR(archive.file->bring(steps_between(archive.levels, levels)));
+  archive.levels = levels;
+  DecodeOptions options;
+  options.threads = threads_;
+  if (archive.profile) options.profile = &archive.profile->profile;
+  BlendChunk chunk{name, {}, {}};
+  KVPACK_ASSIGN_OR_RETURN(chunk.tensor, decode_at(archive.file->reader(), levels, options, &chunk.tokens));
+  if (archive.reorder_keys) {
+    KVPACK_ASSIGN_OR_RETURN(chunk.tensor, with_key_order_of(KvFileFormat::kLlamaState, chunk.tensor));
+  }
+  return chunk;
+}
+
+Status BlendInputs::add_archive(const BlendArguments& arguments, const std::string& path, const ModelFacts& facts) {
+  KVPACK_ASSIGN_OR_RETURN(const RangeSourceOptions network, net_options(arguments.net));
+  Archive archive;
+  archive.chunk = chunks_.size();
+  KVPACK_ASSIGN_OR_RETURN(archive.file, PartialArchive::open(path, network));
+  const ArchiveReader& reader = archive.file->reader();
+  KVPACK_ASSIGN_OR_RETURN(const ArchiveIdentity identity, read_identity(reader));
+  if (!identity.model_fingerprint.empty() && identity.model_fingerprint != facts.fingerprint) {
+    return with_hint(invalid_argument(fmt::format("made with the model {} ({}), not with {} ({})", identity.model_name,
+                                                  identity.model_fingerprint, facts.name, facts.fingerprint)),
+                     "chunks are computed again with --model, which must be the file they were encoded with");
+  }
+  if (identity.has_opaque_state) return unsupported("holds recurrent state, which is of its own text alone");
+  KVPACK_ASSIGN_OR_RETURN(archive.profile,
+                          find_profile_for_archive(arguments.profile, arguments.model, reader, identity));
+  archive.reorder_keys = key_order_differs(facts.architecture, identity.source_format, KvFileFormat::kLlamaState);
+  const Directory& directory = reader.directory();
+  archive.levels.assign(directory.chunks.size(), 0);
+  const auto levels = static_cast<uint8_t>(refine_ ? 1 : directory.levels);
+  KVPACK_ASSIGN_OR_RETURN(BlendChunk chunk, decode(archive, path, ChunkLevels(directory.chunks.size(), levels)));
+  chunks_.push_back(std::move(chunk));
+  archives_.push_back(std::move(archive));
+  return {};
+}
+
+Result<BlendInputs> BlendInputs::read(const BlendArguments& arguments, const ModelFacts& facts) {
+  BlendInputs inputs;
+  if (arguments.refine && !(*arguments.refine >= 0 && *arguments.refine <= 1)) {
+    return invalid_argument(fmt::format("--refine {}: a share from 0 to 1", *arguments.refine));
+  }
+  // All levels of everything need no choice.
+  if (arguments.refine && *arguments.refine < 1) inputs.refine_ = arguments.refine;
+  inputs.threads_ = arguments.threads;
   for (const std::string& path : arguments.inputs) {
     const auto archive = is_archive(path);
     if (!archive.ok()) return about_file(archive.error(), path);
-    auto chunk = *archive ? read_archive_chunk(arguments, path, facts) : read_file_chunk(path, facts);
+    if (*archive) {
+      const Status added = inputs.add_archive(arguments, path, facts);
+      if (!added.ok()) return about_file(added.error(), path);
+      continue;
+    }
+    auto chunk = read_file_chunk(path, facts);
     if (!chunk.ok()) return about_file(chunk.error(), path);
-    chunks.push_back(std::move(*chunk));
+    inputs.chunks_.push_back(std::move(*chunk));
   }
-  return chunks;
+  return inputs;
+}
+
+Status BlendInputs::refine(const ModelFacts& facts, const JoinOptions& join, std::span<const float> score,
+                           JoinedContext& context) {
+  if (!refine_) return {};
+  std::vector<ContextCosts> costs;
+  std::vector<std::vector<double>> scores;
+  for (const Archive& archive : archives_) {
+    const Directory& directory = archive.file->reader().directory();
+    const uint32_t begin = context.chunks()[archive.chunk];
+    const uint32_t end = context.chunks()[archive.chunk + 1];
+    const uint32_t skipped = archive.chunk == 0 ? 0 : join.shared_tokens;
+    costs.push_back(context_costs(directory));
+    if (costs.back().total_tokens() != skipped + end - begin) {
+      return about_file(unsupported("some of its tokens have no place in a prompt: their positions are below 0"),
+                        chunks_[archive.chunk].name);
+    }
+    scores.push_back(chunk_scores(directory.chunks, skipped, score.subspan(begin, end - begin)));
+  }
+  const std::vector<ChunkLevels> levels = choose_levels(costs, scores, *refine_);
+  for (size_t a = 0; a < archives_.size(); ++a) {
+    if (levels[a] == archives_[a].levels) continue;
+    BlendChunk& chunk = chunks_[archives_[a].chunk];
+    auto finer = decode(archives_[a], chunk.name, levels[a]);
+    if (!finer.ok()) return about_file(finer.error(), chunk.name);
+    chunk = std::move(*finer);
+    KVPACK_RETURN_IF_ERROR(context.replace(archives_[a].chunk, chunk, facts, join));
+  }
+  return {};
+}
+
+uint64_t BlendInputs::bytes_read() const {
+  uint64_t bytes = 0;
+  for (const Archive& archive : archives_) bytes += archive.file->bytes_read();
+  return bytes;
+}
+
+uint64_t BlendInputs::archive_bytes() const {
+  uint64_t bytes = 0;
+  for (const Archive& archive : archives_) bytes += archive.file->reader().file_bytes();
+  return bytes;
+}
+
+uint32_t BlendInputs::archive_chunks() const {
+  uint32_t count = 0;
+  for (const Archive& archive : archives_) {
+    if (archive.file->reader().directory().levels > 1) count += static_cast<uint32_t>(archive.levels.size());
+  }
+  return count;
+}
+
+uint32_t BlendInputs::refined_chunks() const {
+  uint32_t count = 0;
+  for (const Archive& archive : archives_) {
+    count += static_cast<uint32_t>(std::ranges::count_if(archive.levels, [](uint8_t levels) { return levels > 1; }));
+  }
+  return count;
 }
 
 Result<std::vector<int32_t>> read_query(const BlendArguments& arguments, std::optional<int32_t> bos, Engine* engine) {

@@ -55,25 +55,34 @@ Result<Fetched> read_from_stdin(const FetchArguments& arguments, const PlanDecod
 // The restored prompt, and what follows it: the engine has to reuse the one and compute the other.
 Status check_reuse(LlamaServer& engine, const LoadTarget& target, std::span<const int32_t> rest, Restored& restored) {
   if (target.has_opaque_state && rest.empty()) return {};  // reused only by a longer prompt
-  std::vector<int32_t> prompt = target.tokens;
-  prompt.insert(prompt.end(), rest.begin(), rest.end());
+  std::vector<int32_t> prompt = target.front;
+  for (const std::span<const int32_t> part : {std::span(target.tokens), rest}) {
+    prompt.insert(prompt.end(), part.begin(), part.end());
+  }
   KVPACK_ASSIGN_OR_RETURN(const PrefillReport report, engine.prefill(prompt));
   restored.reused_tokens = report.reused_tokens;
   restored.computed_tokens = report.computed_tokens;
   restored.checked = true;
   // The server always computes the prompt's last token.
-  const size_t expected = target.tokens.size() - (rest.empty() ? 1 : 0);
+  const size_t expected = prompt.size() - rest.size() - (rest.empty() ? 1 : 0);
   if (report.reused_tokens >= expected) return {};
   return Error{ErrorKind::kNetwork,
                fmt::format("{} took the context, but reuses {} of its {} tokens: it computed the others anew",
-                           engine.name(), report.reused_tokens, target.tokens.size())};
+                           engine.name(), report.reused_tokens, prompt.size() - rest.size())};
+}
+
+// How many tokens the engine took: all, or those behind what it holds.
+Result<uint32_t> import_into(LlamaServer& engine, const LoadTarget& target, ByteSpan state) {
+  if (target.front.empty()) return engine.import_kv(state);
+  KVPACK_ASSIGN_OR_RETURN(const TokenRange range, engine.import_range(state));
+  return range.end - range.begin;
 }
 
 Result<Restored> hand_over(LlamaServer& engine, const LoadTarget& target, ByteSpan state,
                            std::span<const int32_t> rest) {
   Restored restored;
   Stopwatch watch;
-  KVPACK_ASSIGN_OR_RETURN(const uint32_t tokens, engine.import_kv(state));
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t tokens, import_into(engine, target, state));
   restored.restore_s = watch.lap();
   if (tokens != target.tokens.size()) {
     return Error{ErrorKind::kNetwork,

@@ -23,6 +23,24 @@ Result<std::vector<int32_t>> prompt_tokens(const ArchiveReader& reader) {
   return tokens;
 }
 
+// What the slot has in front of a context that does not begin at position 0. (One that begins there although it has
+// the ids of all tokens is a sliding window.)
+Result<std::vector<int32_t>> front_tokens(const ArchiveReader& reader, size_t tokens, LlamaServer& engine) {
+  const auto& sets = reader.shape().token_sets;
+  const bool range = sets.size() == 1 && sets[0].positions.size() == tokens && sets[0].positions[0] > 0;
+  if (!range) return std::vector<int32_t>();
+  const auto begin = static_cast<uint32_t>(sets[0].positions[0]);
+  const auto refused = [&](const Error& error) {
+    return with_hint(error.within(fmt::format("the context begins at position {}, behind others", begin)),
+                     "the slot has to hold those in front of it");
+  };
+  const auto state = engine.export_range({0, begin});
+  if (!state.ok()) return refused(state.error());
+  const auto file = read_kv_file(*state, {});
+  if (!file.ok()) return refused(file.error());
+  return file->tokens;
+}
+
 Status check_sizes(std::span<const int32_t> tokens, const EngineFacts& facts, const LlamaServer& engine) {
   if (facts.context_tokens > 0 && tokens.size() >= facts.context_tokens) {
     return with_hint(
@@ -94,7 +112,10 @@ Result<LoadTarget> check_load(const ArchiveReader& reader, LlamaServer& engine, 
   KVPACK_ASSIGN_OR_RETURN(const EngineFacts facts, engine.facts());
   std::optional<EngineModel> model;
   KVPACK_RETURN_IF_ERROR(check_model(identity, engine, facts, check, model));
-  KVPACK_RETURN_IF_ERROR(check_sizes(target.tokens, facts, engine));
+  KVPACK_ASSIGN_OR_RETURN(target.front, front_tokens(reader, target.tokens.size(), engine));
+  std::vector<int32_t> all = target.front;
+  all.insert(all.end(), target.tokens.begin(), target.tokens.end());
+  KVPACK_RETURN_IF_ERROR(check_sizes(all, facts, engine));
   KVPACK_ASSIGN_OR_RETURN(const CacheLayout ours, cache_layout_of(reader, identity.source_format));
   KVPACK_ASSIGN_OR_RETURN(const CacheLayout theirs,
                           layout_of(engine, target.tokens[0], model ? &model->facts : nullptr));

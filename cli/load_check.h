@@ -23,6 +23,7 @@ struct LoadCheck {
 };
 
 struct LoadTarget {
+  std::vector<int32_t> front;     // that the slot has in front of the context, which begins behind position 0
   std::vector<int32_t> tokens;    // the context's
   bool has_opaque_state = false;  // recurrent: reused only by a longer prompt
   DecodeArguments decoding;       // `base` with the layout that the engine wants

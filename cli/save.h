@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <string>
 
 #include "cli/console.h"
 #include "cli/encode.h"
@@ -12,6 +13,7 @@ namespace kvpack::cli {
 
 struct SaveArguments {
   EngineArguments engine;
+  std::string range;  // "A:B", positions; "": all that the slot holds
   EncodeArguments encode;
 };
 

@@ -131,6 +131,17 @@ TEST_CASE("blend: which tokens") {
   CHECK(highest_tokens(candidates, score, 9) == std::vector<uint32_t>{4, 5, 6});
   CHECK(first_tokens({0, 10, 20, 23}, 4) == std::vector<uint32_t>{10, 11, 20, 21});
   CHECK(first_tokens({0, 10, 20, 23}, 100).size() == 13);
+  // Half by place, half by score; the first chunk never.
+  std::vector<float> attention(40, 0.1f);
+  attention[3] = attention[10] = attention[15] = attention[38] = 1;
+  CHECK(attended_tokens({0, 10, 25, 40}, attention, 4) == std::vector<uint32_t>{10, 15, 25, 38});
+  CHECK(attended_tokens({0, 10, 25, 40}, attention, 1) == std::vector<uint32_t>{10});
+  CHECK(attended_tokens({0, 10, 25, 40}, attention, 0).empty());
+  CHECK(attended_tokens({0, 10, 25, 40}, attention, 400).size() == 30);
+  CHECK(attended_tokens({0, 10}, std::vector<float>(10, 1.f), 4).empty());
+  // No more than eight of a chunk for their place alone.
+  const auto many = attended_tokens({0, 100, 200}, std::vector<float>(200, 0.f), 60);
+  CHECK(many == std::vector<uint32_t>{100, 101, 102, 103, 104, 105, 106, 107});
   const auto counts = narrowing(100, 1, 5);
   REQUIRE(counts.size() == 5);
   CHECK(counts[0] == UINT32_MAX);

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "formats/kv_range.h"
 #include "net/engine/engine_front.h"
 #include "net/engine/llama_server.h"
 #include "tests/fake_llama.h"
@@ -83,6 +84,58 @@ TEST_CASE("llama-server: state goes out and in through the slot folder, and leav
   CHECK(refused.error().message.find("Unable to restore slot") != std::string::npos);
   CHECK(std::filesystem::is_empty(folder));
   CHECK_FALSE(adapter(fake.url())->export_kv().ok());
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("llama-server: a range of tokens out of the slot, into it, and computed anew") {
+  const auto folder = fresh_folder("ranges");
+  FakeLlama fake(folder.string());
+  const Bytes whole = read_whole_file(std::string(KVPACK_SAMPLES_DIR) + "/llama/lighthouse-f16.slot.bin").value();
+  const KvFile file = read_kv_file(whole, {}).value();
+  const auto shared = [](Bytes bytes) { return std::make_shared<const FileBytes>(std::move(bytes)); };
+  const auto tokens_of = [](ByteSpan state) {
+    return read_kv_file(Bytes(state.begin(), state.end()), {}).value().tokens;
+  };
+  fake.tokens_of = tokens_of;
+  fake.state_of_slot = whole;
+  fake.slot = file.tokens;
+  const auto engine = adapter(fake.url(), folder.string());
+  const auto part = engine->export_range({100, 300});
+  REQUIRE(part.ok());
+  CHECK(range_of(read_kv_file(*part, {}).value()).value() == TokenRange{100, 300});
+  CHECK(engine->export_range({100, 5000}).error().kind == ErrorKind::kInvalidArgument);
+
+  // Over what is there, and behind it.
+  CHECK(engine->import_range(**part).value() == TokenRange{100, 300});
+  CHECK(tokens_of(fake.restored) == file.tokens);
+  fake.state_of_slot = cut_range(shared(whole), {0, 250}).value();
+  fake.slot = tokens_of(fake.state_of_slot);
+  CHECK(engine->import_range(**part).value() == TokenRange{100, 300});
+  CHECK(fake.slot == std::vector<int32_t>(file.tokens.begin(), file.tokens.begin() + 300));
+  fake.state_of_slot = cut_range(shared(whole), {0, 90}).value();
+  fake.slot = tokens_of(fake.state_of_slot);
+  CHECK(engine->import_range(**part).error().kind == ErrorKind::kInvalidArgument);  // a gap
+  CHECK(fake.slot.size() == 90);
+
+  // Computed anew: a context's end by a prompt that stops before it, its beginning by way of the state.
+  fake.state_of_slot = whole;
+  fake.slot = file.tokens;
+  fake.computed.clear();
+  const auto end = static_cast<uint32_t>(file.tokens.size());
+  REQUIRE(engine->recompute(file.tokens, std::vector<uint32_t>{end - 2, end - 1}).ok());
+  CHECK(fake.computed == std::vector<size_t>{1, 2});
+  fake.computed.clear();
+  const auto front = engine->recompute(file.tokens, std::vector<uint32_t>{0, 1, 2});
+  REQUIRE(front.ok());
+  CHECK(front->computed_tokens == 3);
+  CHECK(fake.computed == std::vector<size_t>{3});
+  CHECK(fake.slot == file.tokens);
+  for (const std::vector<uint32_t>& scattered : {std::vector<uint32_t>{1, 3}, {4, 5, 6}}) {
+    CHECK(engine->recompute(file.tokens, scattered).error().kind == ErrorKind::kUnsupported);
+  }
+  CHECK(engine->recompute(file.tokens, std::vector<uint32_t>{end}).error().kind == ErrorKind::kInvalidArgument);
+  CHECK(fake.slot == file.tokens);
+  CHECK(std::filesystem::is_empty(folder));
   std::filesystem::remove_all(folder);
 }
 

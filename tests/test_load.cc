@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "formats/kv_file.h"
+#include "formats/kv_range.h"
 #include "tests/fake_llama.h"
 #include "tests/fetch_samples.h"
 #include "tests/program_run.h"
@@ -98,6 +99,41 @@ TEST_CASE("load: a lossless context reaches the slot to the byte, and is reused"
   CHECK(done.at("reused_tokens") == 1282);
   CHECK(done.at("computed_tokens") == 1);
   CHECK(scene.fake.slot.size() == 1283);
+}
+
+TEST_CASE("save and load: a range of a slot's tokens, and back behind those in front of it") {
+  Scene scene;
+  const Bytes whole = sample_bytes("f16");
+  const KvFile file = must(read_kv_file(whole, {}));
+  const auto cut = [&](uint32_t end) { return must(cut_range(std::make_shared<const FileBytes>(whole), {0, end})); };
+  scene.fake.slot = file.tokens;
+  const auto save = [&](const std::string& range) {
+    return run_kvpack(scene.with_engine(
+        {"save", "--range", range, "--quality", "lossless", "-q", "-f", "-o", scene.scratch.file("part.kvp")}));
+  };
+  CHECK(save("1200:1300").exit_code == 2);
+  CHECK(save("x").exit_code == 2);
+  REQUIRE(save("600:900").exit_code == 0);
+
+  scene.fake.state_of_slot = cut(600);
+  scene.fake.slot.resize(600);
+  const Outcome loaded = scene.load("part.kvp", {"--json"});
+  CAPTURE(loaded.err);
+  REQUIRE(loaded.exit_code == 0);
+  const KvFile joined = must(read_kv_file(scene.fake.restored, {}));
+  CHECK(joined.tokens == std::vector<int32_t>(file.tokens.begin(), file.tokens.begin() + 900));
+  CHECK(must(cut_range(std::make_shared<const FileBytes>(scene.fake.restored), {300, 700})) ==
+        must(cut_range(std::make_shared<const FileBytes>(whole), {300, 700})));
+  const size_t last = loaded.out.rfind('\n', loaded.out.size() - 2);
+  CHECK(nlohmann::json::parse(loaded.out.substr(last + 1)).at("reused_tokens") == 899);
+
+  // Behind too few tokens, or none.
+  scene.fake.restores = 0;
+  scene.fake.state_of_slot = cut(500);
+  scene.fake.slot.resize(500);
+  scene.check_refused(scene.load("part.kvp"), 2, "begins at position 600");
+  scene.fake.slot.clear();
+  scene.check_refused(scene.load("part.kvp"), 2, "begins at position 600");
 }
 
 TEST_CASE("load: the layout is the server's, not the file's") {

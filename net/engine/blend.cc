@@ -44,9 +44,12 @@ class Blend {
   Status settle_ratio();
   SubsetForward pass(std::vector<uint32_t> subset);
   Status compute(SubsetForward& run);
+  Result<std::vector<float>> deviations();
+  Result<std::vector<float>> query_attention();
+  Status refine(const std::vector<float>& score);
   Status run_hkvd();
-  Status run_query_led();
   Status run_tokens(std::vector<uint32_t> chosen);
+  Status run_elsewhere(const std::vector<uint32_t>& tokens);
   Result<std::vector<uint32_t>> narrow(const FreshLayer& fresh, const std::vector<uint32_t>& counts);
   Status check_first_layer(std::span<const uint32_t> tokens, std::span<const float> deviations) const;
 
@@ -55,8 +58,9 @@ class Blend {
   const ModelAttention& attention_;
   const BlendOptions& options_;
   BlendReport report_;
-  uint32_t count_ = 0;        // tokens to choose
-  std::vector<float> noise_;  // [token] deviation on layer 0
+  uint32_t count_ = 0;         // tokens to choose
+  double refine_seconds_ = 0;  // that others took
+  std::vector<float> noise_;   // [token] deviation on layer 0
 };
 
 SubsetForward Blend::pass(std::vector<uint32_t> subset) {
@@ -131,13 +135,43 @@ Status Blend::run_hkvd() {
   const uint32_t gauge = second_chunk() - std::min(kGaugeTokens, second_chunk() / 2);
   SubsetForward run = pass(range(gauge, end()));
   run.narrow = [&](const FreshLayer& fresh) { return narrow(fresh, counts); };
-  return compute(run);
+  if (!options_.recompute) return compute(run);
+  // Only to choose: as many as there are on the mean of all layers.
+  std::vector<uint32_t> chosen;
+  run.layers = check + 1;
+  run.store = nullptr;
+  run.narrow = [&](const FreshLayer& fresh) -> Result<std::vector<uint32_t>> {
+    KVPACK_ASSIGN_OR_RETURN(chosen, narrow(fresh, fresh.index == check ? std::vector(layers, count_) : counts));
+    return std::vector<uint32_t>(fresh.tokens.begin(), fresh.tokens.end());
+  };
+  KVPACK_RETURN_IF_ERROR(compute(run));
+  std::erase_if(chosen, [this](uint32_t token) { return token >= query_begin(); });
+  return run_tokens(std::move(chosen));
+}
+
+Status Blend::run_elsewhere(const std::vector<uint32_t>& tokens) {
+  const CachedLayer before = context_.layer(0);
+  report_.token_layers += tokens.size() * context_.layers();
+  KVPACK_RETURN_IF_ERROR(options_.recompute(tokens));
+  const CachedLayer after = context_.layer(0);
+  const auto rows_of = [&](const std::vector<float>& all) {
+    const size_t width = all.size() / end();
+    std::vector<float> rows;
+    for (const uint32_t token : tokens) {
+      const auto row = all.begin() + static_cast<ptrdiff_t>(token * width);
+      rows.insert(rows.end(), row, row + static_cast<ptrdiff_t>(width));
+    }
+    return rows;
+  };
+  return check_first_layer(
+      tokens, token_deviations(tokens, rows_of(after.key), rows_of(after.value), before.key, before.value));
 }
 
 Status Blend::run_tokens(std::vector<uint32_t> chosen) {
   report_.chosen = static_cast<uint32_t>(chosen.size());
   for (uint32_t token = query_begin(); token < end(); ++token) chosen.push_back(token);
   if (chosen.empty()) return {};
+  if (options_.recompute) return run_elsewhere(chosen);
   SubsetForward run = pass(std::move(chosen));
   run.narrow = [&](const FreshLayer& fresh) -> Result<std::vector<uint32_t>> {
     if (fresh.index == 0) {
@@ -149,7 +183,23 @@ Status Blend::run_tokens(std::vector<uint32_t> chosen) {
   return compute(run);
 }
 
-Status Blend::run_query_led() {
+// [token of the chunks] how far it is from what the whole context makes of it on the check layer, whatever the reason.
+Result<std::vector<float>> Blend::deviations() {
+  std::vector<float> score(query_begin());
+  SubsetForward look = pass(range(0, query_begin()));
+  look.layers = std::min<size_t>(options_.check_layer + 1, context_.layers());
+  look.store = nullptr;
+  look.narrow = [&](const FreshLayer& fresh) -> Result<std::vector<uint32_t>> {
+    score = token_deviations(fresh.tokens, fresh.key, fresh.value, fresh.cached.key, fresh.cached.value);
+    if (fresh.index == 0) KVPACK_RETURN_IF_ERROR(check_first_layer(fresh.tokens, score));
+    return std::vector<uint32_t>(fresh.tokens.begin(), fresh.tokens.end());
+  };
+  KVPACK_RETURN_IF_ERROR(compute(look));
+  return score;
+}
+
+// [token of the chunks] what the query pays to it, over heads and the layers that it looks in.
+Result<std::vector<float>> Blend::query_attention() {
   const size_t layers = context_.layers();
   std::vector<float> attention(end());
   SubsetForward look = pass(range(query_begin(), end()));
@@ -159,9 +209,15 @@ Status Blend::run_query_led() {
   };
   look.store = nullptr;
   KVPACK_RETURN_IF_ERROR(compute(look));
-  const std::vector<uint32_t> candidates = range(second_chunk(), query_begin());
-  return run_tokens(
-      highest_tokens(candidates, std::span(attention).subspan(second_chunk(), candidates.size()), count_));
+  attention.resize(query_begin());
+  return attention;
+}
+
+Status Blend::refine(const std::vector<float>& score) {
+  const auto start = Clock::now();
+  KVPACK_RETURN_IF_ERROR(options_.refine(score));
+  refine_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
+  return {};
 }
 
 // `auto`: what a few tokens cost tells what all would.
@@ -192,14 +248,21 @@ Result<BlendReport> Blend::run() {
   const auto start = Clock::now();
   KVPACK_RETURN_IF_ERROR(settle_ratio());
   count_ = static_cast<uint32_t>(std::lround(report_.ratio * query_begin()));
+  std::vector<float> score(query_begin(), 1);
+  if (options_.select == BlendSelect::kQuery && (count_ > 0 || options_.refine)) {
+    KVPACK_ASSIGN_OR_RETURN(score, query_attention());
+  } else if (options_.select == BlendSelect::kHkvd && options_.refine) {
+    KVPACK_ASSIGN_OR_RETURN(score, deviations());
+  }
+  if (options_.refine) KVPACK_RETURN_IF_ERROR(refine(score));
   if (count_ == 0 || options_.select == BlendSelect::kEpic) {
     KVPACK_RETURN_IF_ERROR(run_tokens(first_tokens(context_.chunks(), count_)));
   } else if (options_.select == BlendSelect::kHkvd) {
     KVPACK_RETURN_IF_ERROR(run_hkvd());
   } else {
-    KVPACK_RETURN_IF_ERROR(run_query_led());
+    KVPACK_RETURN_IF_ERROR(run_tokens(attended_tokens(context_.chunks(), score, count_)));
   }
-  report_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  report_.seconds = std::chrono::duration<double>(Clock::now() - start).count() - refine_seconds_;
   report_.all_token_layers = uint64_t{end()} * context_.layers();
   if (report_.token_layers > 0) {
     report_.seconds_per_token =

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the chunks of a joined context do not know of each other, restored by computing some tokens again: a few percent
 // of a prefill instead of all of it. Runs the model's own weights (codec/subset_forward.h): an engine's interface takes
-// whole tokens in runs, not single tokens in some layers (README.md, "Blend").
+// whole tokens in runs, not single tokens in some layers (README.md, "Blend"). It can be left to an engine all the
+// same.
 #pragma once
 
 #include <functional>
@@ -25,6 +26,13 @@ struct BlendOptions {
   uint32_t check_layer = 1;
   uint32_t query_layers = 0;
   unsigned threads = 0;
+  // Called once, before tokens are chosen, with what each of the chunks' tokens is worth: kQuery: the attention that
+  // the query pays to it, kHkvd: its deviation, kEpic: 1. It may bring better copies into the context
+  // (JoinedContext::replace); what it takes is no part of BlendReport::seconds.
+  std::function<Status(std::span<const float> score)> refine;
+  // Who computes the chosen tokens and the query (ascending) and stores them, instead of this library: in all layers,
+  // so kHkvd chooses on its check layer and narrows no further.
+  std::function<Status(std::span<const uint32_t> tokens)> recompute;
   std::function<void(uint64_t done, uint64_t total, const std::string& phase)> progress;
 };
 

@@ -78,8 +78,7 @@ Status JoinedContext::add_planes(const BlendChunk& first, const ModelFacts& fact
   return {};
 }
 
-Status JoinedContext::check_chunk(const BlendChunk& chunk, const std::vector<BlendChunk>& chunks,
-                                  uint32_t shared) const {
+Status JoinedContext::check_shape(const BlendChunk& chunk) const {
   KVPACK_RETURN_IF_ERROR(check_positions(chunk));
   for (const KvPlane& plane : tensor_.planes) {
     const KvPlane* theirs = find_plane(chunk.tensor, plane.layer, plane.side);
@@ -89,6 +88,12 @@ Status JoinedContext::check_chunk(const BlendChunk& chunk, const std::vector<Ble
                                           plane.view.channels()));
     }
   }
+  return {};
+}
+
+Status JoinedContext::check_chunk(const BlendChunk& chunk, const std::vector<BlendChunk>& chunks,
+                                  uint32_t shared) const {
+  KVPACK_RETURN_IF_ERROR(check_shape(chunk));
   if (chunk.tokens.size() <= shared ||
       !std::equal(chunk.tokens.begin(), chunk.tokens.begin() + shared, chunks.front().tokens.begin())) {
     return invalid_argument(fmt::format("{}: does not begin with the {} tokens that {} begins with, or holds no more",
@@ -149,6 +154,19 @@ Result<JoinedContext> JoinedContext::join(const std::vector<BlendChunk>& chunks,
   std::iota(set.positions.begin(), set.positions.end(), 0);
   joined.tensor_.token_sets.push_back(std::move(set));
   return joined;
+}
+
+Status JoinedContext::replace(size_t index, const BlendChunk& chunk, const ModelFacts& facts,
+                              const JoinOptions& options) {
+  KVPACK_RETURN_IF_ERROR(check_shape(chunk));
+  const size_t skipped = index == 0 ? 0 : options.shared_tokens;
+  const std::span<const int32_t> joined = std::span(tokens_).first(chunks_[index + 1]).subspan(chunks_[index]);
+  if (chunk.tokens.size() != skipped + joined.size() ||
+      !std::equal(joined.begin(), joined.end(), chunk.tokens.begin() + static_cast<ptrdiff_t>(skipped))) {
+    return invalid_argument(chunk.name + ": holds other tokens than before");
+  }
+  copy_chunk(chunk, static_cast<uint32_t>(skipped), chunks_[index], facts, options.rotate);
+  return {};
 }
 
 CachedLayer JoinedContext::layer(size_t index) const {

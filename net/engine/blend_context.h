@@ -46,12 +46,16 @@ class JoinedContext {
   CachedLayer layer(size_t index) const;
   // Rows of some tokens, [token][kv_head][dim].
   void store(size_t index, std::span<const uint32_t> tokens, std::span<const float> key, std::span<const float> value);
+  // Another copy of a chunk that was joined, with the same tokens, in its place; what was stored over it is lost.
+  // `options` and `facts` as they were for join(). Errors: as of join(); invalid_argument for other tokens.
+  Status replace(size_t index, const BlendChunk& chunk, const ModelFacts& facts, const JoinOptions& options);
   // Its views are into this object.
   const KvTensor& tensor() const { return tensor_; }
 
  private:
   JoinedContext() = default;
   Status add_planes(const BlendChunk& first, const ModelFacts& facts);
+  Status check_shape(const BlendChunk& chunk) const;
   Status check_chunk(const BlendChunk& chunk, const std::vector<BlendChunk>& chunks, uint32_t shared) const;
   void copy_chunk(const BlendChunk& chunk, uint32_t skipped, uint32_t to, const ModelFacts& facts, bool rotate);
 

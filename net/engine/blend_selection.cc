@@ -78,6 +78,23 @@ std::vector<uint32_t> first_tokens(const ChunkBounds& chunks, size_t count) {
   return chosen;
 }
 
+std::vector<uint32_t> attended_tokens(const ChunkBounds& chunks, std::span<const float> score, size_t count) {
+  assert(chunks.size() > 1 && score.size() == chunks.back());
+  std::vector<uint32_t> chosen = first_tokens(chunks, std::min(count / 2, kFirstOfChunk * (chunks.size() - 2)));
+  std::vector<uint32_t> others;
+  std::vector<float> theirs;
+  for (uint32_t token = chunks[1]; token < chunks.back(); ++token) {
+    if (std::binary_search(chosen.begin(), chosen.end(), token)) continue;
+    others.push_back(token);
+    theirs.push_back(score[token]);
+  }
+  const std::vector<uint32_t> attended = highest_tokens(others, theirs, count - chosen.size());
+  const auto middle = static_cast<ptrdiff_t>(chosen.size());
+  chosen.insert(chosen.end(), attended.begin(), attended.end());
+  std::inplace_merge(chosen.begin(), chosen.begin() + middle, chosen.end());
+  return chosen;
+}
+
 std::vector<uint32_t> narrowing(uint32_t count, size_t check, size_t layers) {
   std::vector<uint32_t> counts(layers, UINT32_MAX);
   for (size_t layer = check; layer < layers; ++layer) {

@@ -3,8 +3,8 @@
 //
 //   hkvd   those whose keys and values deviate most from what the whole context makes of them, seen on an early layer
 //          and narrowed from layer to layer (CacheBlend, arXiv 2405.16444)
-//   query  those that the query attends to (InfoFlow KV)
-//   epic   the first tokens of every chunk but the first, which took themselves for the beginning (EPIC, arXiv
+//   query  those that the query attends to (InfoFlow KV), and a few first ones of every chunk, which mislead every
+//   query epic   the first tokens of every chunk but the first, which took themselves for the beginning (EPIC, arXiv
 //   2410.15332)
 //
 // Tokens of the first chunk had their whole context when they were cached, and are never chosen.
@@ -32,6 +32,11 @@ std::vector<uint32_t> highest_tokens(std::span<const uint32_t> candidates, std::
 
 // The first tokens of every chunk but the first, evenly, `count` in all or all there are; ascending.
 std::vector<uint32_t> first_tokens(const ChunkBounds& chunks, size_t count);
+
+// kQuery's `count` tokens behind the first chunk, ascending: up to kFirstOfChunk first ones of each chunk, but no more
+// than half of `count` in all, then those of the highest scores. `score`: of every token of the chunks.
+inline constexpr size_t kFirstOfChunk = 8;
+std::vector<uint32_t> attended_tokens(const ChunkBounds& chunks, std::span<const float> score, size_t count);
 
 // [layer] how many tokens go on, from `check` on to the last of `layers`: a line from 1.25 to .75 of `count`, so that
 // `count` is the mean. Layers before `check` hold UINT32_MAX (all).

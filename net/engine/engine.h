@@ -11,6 +11,7 @@
 
 #include "formats/bytes.h"
 #include "formats/file_bytes.h"
+#include "formats/kv_range.h"
 #include "formats/result.h"
 
 namespace kvpack {
@@ -57,6 +58,17 @@ class Engine {
   virtual Result<std::shared_ptr<const FileBytes>> export_kv() = 0;
   // The other way round: a state file becomes the engine's KV. Returns how many tokens it took.
   virtual Result<uint32_t> import_kv(ByteSpan state) = 0;
+  // The same of some tokens: a state file whose positions are theirs. Errors: invalid_argument (tokens that the engine
+  // does not have), unsupported (KV that has no tokens of its own: recurrent state, sliding windows).
+  virtual Result<std::shared_ptr<const FileBytes>> export_range(TokenRange range) = 0;
+  // Tokens of a state file go to their positions, beside what the engine has; in place of the same tokens if it has
+  // those. Errors: invalid_argument (a layout that is not the engine's, other tokens at these positions), unsupported
+  // as above, and for a gap in front of them where the engine cannot have one.
+  virtual Result<TokenRange> import_range(ByteSpan state) = 0;
+  // Computes the KV of `chosen` (indices into `context`, ascending) anew: each sees what is in front of it, computed
+  // again or as it was; what follows stays. The engine has all of `context`. Errors: invalid_argument; unsupported for
+  // sets that the engine cannot do; after an error what was chosen may be gone.
+  virtual Result<PrefillReport> recompute(std::span<const int32_t> context, std::span<const uint32_t> chosen) = 0;
   // The engine has no KV any more.
   virtual Status erase_kv() = 0;
 };

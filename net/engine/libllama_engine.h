@@ -14,7 +14,7 @@ namespace kvpack::engine {
 
 class LibllamaEngine : public Engine {
  public:
-  // As LlamaEngine::open().
+  // As LlamaEngine::open(), with ranges.
   static Result<std::unique_ptr<LibllamaEngine>> open(const std::string& library_folder, const std::string& model_path,
                                                       const EngineOptions& options);
 
@@ -28,15 +28,23 @@ class LibllamaEngine : public Engine {
   Result<std::shared_ptr<const FileBytes>> export_kv() override;
   // The file's token list must be plain or llama-server's packed one.
   Result<uint32_t> import_kv(ByteSpan state) override;
+  // There may be a gap in front, which prefill() then closes by computing all from there on.
+  Result<std::shared_ptr<const FileBytes>> export_range(TokenRange range) override;
+  Result<TokenRange> import_range(ByteSpan state) override;
+  // One batch per run of neighbours.
+  Result<PrefillReport> recompute(std::span<const int32_t> context, std::span<const uint32_t> chosen) override;
   Status erase_kv() override;
 
  private:
+  static constexpr int32_t kNone = -1;
+  Status check_has(TokenRange range) const;
   LibllamaEngine(LlamaEngine engine, std::string model_path)
       : engine_(std::move(engine)), model_path_(std::move(model_path)) {}
 
   LlamaEngine engine_;
   const std::string model_path_;
-  std::vector<int32_t> tokens_;  // that the cache is of
+  // That the cache is of, by position; kNone where it has nothing.
+  std::vector<int32_t> tokens_;
   double computed_tokens_ = 0;
   double seconds_ = 0;
 };

@@ -29,6 +29,7 @@ struct EngineOptions {
   DType value_type = DType::kF16;
   bool flash_attention = true;  // false: V is stored transposed
   uint32_t streams = 1;         // caches of their own for this many sequences; sequence 0 is used
+  bool ranges = false;          // parts of the sequence can be taken, put and computed; one stream only
 };
 
 // What the model predicts after each of some tokens: [token][vocabulary], as the engine computed them.
@@ -65,9 +66,17 @@ class LlamaEngine {
   // Computes `tokens` at the positions after those that are there.
   Status append(std::span<const int32_t> tokens);
   // The sequence as a file of it would be (with a plain list of `tokens`), and back. llama.cpp gives a sequence's cells
-  // whole: neither a range of positions nor single layers can be had.
+  // whole: single layers cannot be had.
   Result<Bytes> export_state(std::span<const int32_t> tokens) const;
   Result<RestoredState> import_state(ByteSpan state);
+  // With EngineOptions::ranges, by way of a second sequence that shares the first one's cells:
+  // the cells at positions `begin` and on, as many as `tokens`;
+  Result<Bytes> export_range(std::span<const int32_t> tokens, uint32_t begin);
+  // a state's cells to their positions, whatever was there. Returns the first and the number of them;
+  Result<std::pair<uint32_t, uint32_t>> import_range(ByteSpan state);
+  // and `tokens` computed at the positions from `begin` on, which are empty: they see what is in front of them, and
+  // what follows stays.
+  Status compute(std::span<const int32_t> tokens, uint32_t begin);
   // Writes the sequence with a plain list of `tokens`; bytes written. The file is not written atomically.
   Result<uint64_t> save_state(const std::string& path, const std::vector<int32_t>& tokens);
   // Empties the cache, then loads the file into it.
@@ -96,10 +105,12 @@ class LlamaEngine {
 
   LlamaEngine() = default;
   uint32_t head_dim_from_metadata(const char* key) const;
-  uint32_t next_position() const;
-  Result<Bytes> sequence_data() const;
+  uint32_t next_position(int32_t sequence) const;
+  Result<Bytes> sequence_data(int32_t sequence) const;
+  // A state file's cells into a sequence, which loses what it had; bytes read.
+  Result<RestoredState> fill_sequence(int32_t sequence, ByteSpan state);
   // Computes one batch, with logits for all of its tokens or for none.
-  Status decode(const int32_t* tokens, uint32_t count, bool want_logits);
+  Status decode(int32_t sequence, const int32_t* tokens, uint32_t count, bool want_logits);
 
   std::unique_ptr<llama_model, FreeModel> model_;
   std::unique_ptr<llama_context, FreeContext> context_;  // freed before its model

@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "formats/byte_io.h"
+#include "formats/kv_file.h"
 #include "net/url.h"
 
 namespace kvpack {
@@ -229,6 +231,63 @@ Result<uint32_t> LlamaServer::import_kv(ByteSpan state) {
   const auto restored = number_in(nlohmann::json::parse(answer, nullptr, false), "n_restored");
   if (!restored) return bad_answer(name(), "a restored slot does not say how many tokens it took");
   return *restored;
+}
+
+Result<std::shared_ptr<const FileBytes>> LlamaServer::export_range(TokenRange range) {
+  KVPACK_ASSIGN_OR_RETURN(auto state, export_kv());
+  auto part = cut_range(std::move(state), range);
+  if (!part.ok()) return part.error().within(name());
+  return std::make_shared<const FileBytes>(std::move(*part));
+}
+
+Result<TokenRange> LlamaServer::import_range(ByteSpan state) {
+  auto part = std::make_shared<const FileBytes>(Bytes(state.begin(), state.end()));
+  KVPACK_ASSIGN_OR_RETURN(const KvFile file, read_kv_file(part, {}));
+  KVPACK_ASSIGN_OR_RETURN(const TokenRange range, range_of(file));
+  KVPACK_ASSIGN_OR_RETURN(auto slot, export_kv());
+  KVPACK_ASSIGN_OR_RETURN(const KvFile held, read_kv_file(slot, {}));
+  uint32_t expected = range.end;
+  Bytes whole;
+  if (!held.tokens.empty()) {
+    auto joined = join_range(std::move(slot), std::move(part));
+    if (!joined.ok()) return joined.error().within(name());
+    whole = std::move(*joined);
+    expected = std::max<uint32_t>(expected, static_cast<uint32_t>(held.tokens.size()));
+  } else if (range.begin > 0) {
+    return unsupported(fmt::format("{}: holds nothing, and tokens {} to {} would leave a gap in front", name(),
+                                   range.begin, range.end));
+  }
+  KVPACK_ASSIGN_OR_RETURN(const uint32_t taken, import_kv(whole.empty() ? state : ByteSpan(whole)));
+  if (taken == expected) return range;
+  return bad_answer(name(), fmt::format("took {} of {} tokens", taken, expected));
+}
+
+Result<PrefillReport> LlamaServer::recompute(std::span<const int32_t> context, std::span<const uint32_t> chosen) {
+  if (chosen.empty()) return PrefillReport{};
+  if (!std::is_sorted(chosen.begin(), chosen.end(), std::less_equal<>()) || chosen.back() >= context.size()) {
+    return invalid_argument(
+        fmt::format("tokens to compute are not ascending, or not in a context of {}", context.size()));
+  }
+  const bool run = chosen.back() - chosen.front() + 1 == chosen.size();
+  if (!run || (chosen.front() > 0 && chosen.back() + 1 < context.size())) {
+    return unsupported(
+        fmt::format("{}: computes only the beginning or the end of a context anew, not {} tokens from "
+                    "{} to {} of {}",
+                    name(), chosen.size(), chosen.front(), chosen.back(), context.size()));
+  }
+  if (chosen.front() > 0) {
+    // A prompt that ends sooner makes it forget what follows.
+    KVPACK_RETURN_IF_ERROR(prefill(context.first(chosen.front())));
+    return prefill(context);
+  }
+  KVPACK_ASSIGN_OR_RETURN(auto before, export_kv());
+  KVPACK_RETURN_IF_ERROR(erase_kv());
+  KVPACK_ASSIGN_OR_RETURN(PrefillReport report, prefill(context.first(chosen.size())));
+  KVPACK_ASSIGN_OR_RETURN(const auto front, export_kv());
+  KVPACK_ASSIGN_OR_RETURN(const Bytes whole, join_range(std::move(before), front));
+  KVPACK_RETURN_IF_ERROR(import_kv(whole));
+  report.reused_tokens = static_cast<uint32_t>(context.size() - chosen.size());
+  return report;
 }
 
 Status LlamaServer::erase_kv() {

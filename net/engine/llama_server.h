@@ -37,6 +37,11 @@ class LlamaServer : public Engine {
   // No file of theirs stays in the folder, whatever happens.
   Result<std::shared_ptr<const FileBytes>> export_kv() override;
   Result<uint32_t> import_kv(ByteSpan state) override;
+  // By saving the whole slot and cutting, or joining and restoring it whole.
+  Result<std::shared_ptr<const FileBytes>> export_range(TokenRange range) override;
+  Result<TokenRange> import_range(ByteSpan state) override;
+  // One run of neighbours, at the context's beginning or end.
+  Result<PrefillReport> recompute(std::span<const int32_t> context, std::span<const uint32_t> chosen) override;
   Status erase_kv() override;
 
  private:

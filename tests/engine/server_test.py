@@ -194,6 +194,31 @@ def check_load_and_save(kvpack, server, model, folder, failures):
     failures.check(nothing_left(folder), "load leaves no file in the slot folder")
 
 
+def check_range(kvpack, server, model, folder, failures):
+    """Tokens from the middle of a slot, saved alone, go back behind those in front of them, and nowhere else."""
+    tokens = server.call("/tokenize", {"content": model.prompt, "add_special": True})[1]["tokens"]
+    first, last = len(tokens) // 3, 2 * len(tokens) // 3
+    archive = folder / "range.kvp"
+    server.slot("erase")
+    server.complete(tokens, 0)
+    saved = kvpack("save", *engine_options(server, folder), "--range", f"{first}:{last}", "--quality", "lossless", "-f",
+                   "-o", archive)
+    failures.check(saved == 0, f"tokens {first} to {last}: save exits with {saved}")
+    server.slot("erase")
+    server.complete(tokens[:last], 0)
+    expected = server.complete(tokens[:last], PREDICTED_TOKENS)["content"]
+    server.slot("erase")
+    refused = kvpack("load", archive, *engine_options(server, folder))
+    failures.check(refused == USAGE, f"into an empty slot: load exits with {refused}")
+    server.complete(tokens[:first], 0)
+    loaded = kvpack("load", archive, *engine_options(server, folder))
+    answer = server.complete(tokens[:last], PREDICTED_TOKENS)
+    reused = answer["timings"]["cache_n"]
+    failures.check(loaded == 0 and reused == last - 1 and nothing_left(folder),
+                   f"behind {first} tokens: load exits with {loaded}, {reused} of {last} reused, "
+                   f"{common_prefix(answer['content'], expected)} of {len(expected)} characters as from a warm cache")
+
+
 def check_refusals(program, kvpack, models, threads, failures):
     """What does not fit is refused, and the slot that it was for still has what it had."""
     print("what does not fit", flush=True)
@@ -231,6 +256,8 @@ def test_model(program, kvpack, model, threads, failures):
                 check_quality(kvpack, server, model, context, folder, quality, failures)
             check_damage(kvpack, server, folder, failures)
             check_load_and_save(kvpack, server, model, folder, failures)
+            if not model.sliding_window:
+                check_range(kvpack, server, model, folder, failures)
 
 
 def check_samples(program, threads, failures):
