@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 constexpr double kFloorScale = 1.0 / 32;  // steps so much finer: only the engine's floor is left
 constexpr double kSlope = 2.2;            // of ln KL on ln step, on real models between low and medium
 constexpr double kCloseEnough = 0.1;      // of ln KL
-constexpr int kMostTrials = 4;
+constexpr int kMostTrials = 3;
 
 // State files for the engine, which reads and writes no other way.
 class StateFolder {
@@ -132,28 +132,29 @@ Result<Calibration> calibrate_profile(Profile& profile, const std::string& model
     KVPACK_ASSIGN_OR_RETURN(Window window, make_window(engine, facts, folder, *tokens, options.window_tokens));
     windows.push_back(std::move(window));
   }
-  // The window that loses most: texts of another kind than most are to be good, too.
-  const auto largest_kl = [&](const Profile& tried) -> Result<double> {
-    double largest = 0;
-    for (const Window& window : windows) {
-      KVPACK_ASSIGN_OR_RETURN(const double kl, kl_of_window(engine, facts, folder, window, tried, options.threads));
-      largest = std::max(largest, kl);
-    }
-    return largest;
+  const auto kl_of = [&](const Window& window, const Profile& tried) {
+    return kl_of_window(engine, facts, folder, window, tried, options.threads);
   };
-
+  // The window that loses more: texts of another kind than most are to be good, too.
+  double kl = 0;
+  const Window* worse = nullptr;
+  for (const Window& window : windows) {
+    KVPACK_ASSIGN_OR_RETURN(const double of_window, kl_of(window, profile));
+    if (worse == nullptr || of_window > kl) worse = &window;
+    kl = std::max(kl, of_window);
+  }
   Calibration found;
   Profile fine = profile;
   scale_profile(fine, kFloorScale);
-  KVPACK_ASSIGN_OR_RETURN(found.floor, largest_kl(fine));
-  for (int trial = 0; trial < kMostTrials; ++trial) {
-    KVPACK_ASSIGN_OR_RETURN(const double kl, largest_kl(profile));
+  KVPACK_ASSIGN_OR_RETURN(found.floor, kl_of(*worse, fine));
+  for (int trial = 1;; ++trial) {
     found.kl = std::max(kl - found.floor, 1e-6);
     const double excess = std::log(found.kl / kLowKl);
-    if (std::fabs(excess) < kCloseEnough || trial + 1 == kMostTrials) break;
+    if (std::fabs(excess) < kCloseEnough || trial == kMostTrials) break;
     const double factor = std::clamp(std::exp(-excess / kSlope), 1.0 / 8, 8.0);
     scale_profile(profile, factor);
     found.scale *= factor;
+    KVPACK_ASSIGN_OR_RETURN(kl, kl_of(*worse, profile));
   }
   return found;
 }

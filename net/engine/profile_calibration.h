@@ -14,7 +14,7 @@
 
 namespace kvpack::engine {
 
-inline constexpr double kLowKl = 0.018;  // nats per token at `low`; medium, a third of the step, then costs about .0017
+inline constexpr double kLowKl = 0.015;  // nats per token at `low`; medium, a third of the step, then costs about .0015
 
 struct CalibrationOptions {
   uint32_t window_tokens = 2304;  // of which the last ninth is predicted
