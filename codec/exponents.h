@@ -30,6 +30,15 @@ Bytes encode_exponents(std::span<const uint8_t> tops, int mantissa_bits, uint32_
 // That may be read together.
 inline constexpr size_t kExponentReaders = kMostStreams / 2;
 
+// The lanes that a group of 32 tokens has.
+inline LaneRuns lanes_of_group(uint32_t tokens, uint32_t group) {
+  const uint32_t lanes = tokens - group * kLanes;
+  LaneRuns runs;
+  runs.count = 1;
+  runs.mask[0] = lanes >= kLanes ? kAllLanes : (1u << lanes) - 1;
+  return runs;
+}
+
 class ExponentReader {
  public:
   // `coded` must outlive the reading of all groups; tokens > 0.
