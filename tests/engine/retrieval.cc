@@ -26,7 +26,7 @@ struct Arguments {
   std::string profile;
   std::string kvpack;
   uint32_t prefix = 2048;
-  uint32_t texts = 5;
+  uint32_t texts = 10;
   int threads = 2;
 };
 
