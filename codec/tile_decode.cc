@@ -132,7 +132,7 @@ Status TileDecoder::finish(const TileJob& job) {
 // Whether the rows, as stored, are what should be put there: one block of memory.
 bool takes_stored_rows(const PlaneShape& shape, const MutableKvView& rows) {
   const auto packed = make_row_view<std::byte>(rows.data, shape.dtype, rows.tokens, shape.kv_heads, shape.head_dim);
-  return rows.dtype == shape.dtype && rows.hadamard_block == shape.hadamard_block &&
+  return rows.dtype == shape.dtype && rows.hadamard_block == shape.hadamard_block && rows.row_of_token == nullptr &&
          rows.token_stride == packed.token_stride && rows.head_stride == packed.head_stride &&
          rows.channel_stride == packed.channel_stride;
 }

@@ -21,8 +21,8 @@ ByteSpan stored_rows(const TileInput& input, uint32_t tokens, Bytes& room) {
   const KvView& view = input.view;
   const uint64_t row_bytes = view.packed_row_bytes();
   const auto packed = make_row_view(view.data, view.dtype, view.tokens, view.kv_heads, view.head_dim);
-  if (view.token_stride == packed.token_stride && view.head_stride == packed.head_stride &&
-      view.channel_stride == packed.channel_stride) {
+  if (view.row_of_token == nullptr && view.token_stride == packed.token_stride &&
+      view.head_stride == packed.head_stride && view.channel_stride == packed.channel_stride) {
     return {view.data + input.first * row_bytes, tokens * row_bytes};
   }
   room.resize(tokens * row_bytes);

@@ -79,6 +79,25 @@ TEST_CASE("tiles cut short or extended are errors") {
   }
 }
 
+TEST_CASE("a lossless tile is put where rows lie in another order than their tokens") {
+  const TileUnderTest test(small_shape(), Quality::kLossless, TransformChoice::kNone);
+  const uint32_t tokens = static_cast<uint32_t>(test.context().positions.size());
+  std::vector<uint32_t> row_of_token(tokens);
+  for (uint32_t t = 0; t < tokens; ++t) row_of_token[t] = (t + 11) % tokens;
+  Bytes storage(size_t{tokens} * test.shape.channels() * 4);
+  auto rows =
+      make_row_view<std::byte>(storage.data(), test.shape.dtype, tokens, test.shape.kv_heads, test.shape.head_dim);
+  rows.row_of_token = row_of_token.data();
+  const ByteSpan level(test.tile.levels[0]);
+  REQUIRE(decode_tile(test.context(), {&level, 1}, rows).ok());
+  const KvView& source = test.file.tensor.planes[0].view;
+  Bytes expected(tokens * source.packed_row_bytes());
+  Bytes found(expected.size());
+  load_raw(source, 0, tokens, expected.data());
+  load_raw(rows, 0, tokens, found.data());
+  CHECK(found == expected);
+}
+
 TEST_CASE("damaged tiles end in an error or in values, never in a crash") {
   std::mt19937 random(7);
   for (const Quality quality : {Quality::kLossless, Quality::kLow, Quality::kHigh}) {
