@@ -86,6 +86,12 @@ void load_rows(const KvView& view, uint32_t first, uint32_t count, float* out) {
   note_reads(view, count);
 }
 
+bool is_one_block(const KvView& view) {
+  const KvView packed = make_row_view(view.data, view.dtype, view.tokens, view.kv_heads, view.head_dim);
+  return view.row_of_token == nullptr && view.token_stride == packed.token_stride &&
+         view.head_stride == packed.head_stride && view.channel_stride == packed.channel_stride;
+}
+
 bool all_finite(const float* values, size_t count) {
   // 0 times anything else is not 0.
   constexpr size_t kChains = 16;

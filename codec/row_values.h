@@ -9,6 +9,9 @@ namespace kvpack {
 // Tokens [first, first + count) as f32, [token][kv_head][head_dim].
 void load_rows(const KvView& view, uint32_t first, uint32_t count, float* out);
 
+// Whether the view's rows are one block of memory, token by token as they are stored: they can be used where they lie.
+bool is_one_block(const KvView& view);
+
 // Whether all are finite.
 bool all_finite(const float* values, size_t count);
 

@@ -9,6 +9,7 @@
 #include "codec/lossless.h"
 #include "codec/low_rank.h"
 #include "codec/outliers.h"
+#include "codec/row_values.h"
 #include "codec/tile.h"
 #include "codec/tile_rows.h"
 #include "codec/tile_symbols.h"
@@ -129,12 +130,9 @@ Status TileDecoder::finish(const TileJob& job) {
   return {};
 }
 
-// Whether the rows, as stored, are what should be put there: one block of memory.
+// Whether a tile's rows, as stored, are what should be put there.
 bool takes_stored_rows(const PlaneShape& shape, const MutableKvView& rows) {
-  const auto packed = make_row_view<std::byte>(rows.data, shape.dtype, rows.tokens, shape.kv_heads, shape.head_dim);
-  return rows.dtype == shape.dtype && rows.hadamard_block == shape.hadamard_block && rows.row_of_token == nullptr &&
-         rows.token_stride == packed.token_stride && rows.head_stride == packed.head_stride &&
-         rows.channel_stride == packed.channel_stride;
+  return rows.dtype == shape.dtype && rows.hadamard_block == shape.hadamard_block && is_one_block(rows);
 }
 
 enum class TileState : uint8_t { kDone, kQuantized, kLossless };

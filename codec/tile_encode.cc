@@ -20,11 +20,7 @@ namespace {
 ByteSpan stored_rows(const TileInput& input, uint32_t tokens, Bytes& room) {
   const KvView& view = input.view;
   const uint64_t row_bytes = view.packed_row_bytes();
-  const auto packed = make_row_view(view.data, view.dtype, view.tokens, view.kv_heads, view.head_dim);
-  if (view.row_of_token == nullptr && view.token_stride == packed.token_stride &&
-      view.head_stride == packed.head_stride && view.channel_stride == packed.channel_stride) {
-    return {view.data + input.first * row_bytes, tokens * row_bytes};
-  }
+  if (is_one_block(view)) return {view.data + input.first * row_bytes, tokens * row_bytes};
   room.resize(tokens * row_bytes);
   load_raw(view, input.first, tokens, room.data());
   return room;
